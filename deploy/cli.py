@@ -1,0 +1,153 @@
+"""The command ``hogshead``: arguments in, exit code out. What a command does stands in deploy/commands.py.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from deploy.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from ps.errors import HogsheadError, UsageError, nearest
+
+# Workers are processes, one per core; the threads of a BLAS inside each would only fight over the same cores.
+THREAD_SETTINGS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that ``main`` returns, and suggests the nearest command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise UsageError(f"there is no command {value!r}{nearest(str(value), map(str, action.choices))}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (the process's own if None) and return its exit code; never raises."""
+    for name in THREAD_SETTINGS:  # must stand in the environment before numpy is imported
+        os.environ.setdefault(name, "1")
+    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = parser().parse_args(argv)
+        code = arguments.command(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone can be handled
+        return code
+    except SystemExit as error:  # --help and --version
+        return error.code if isinstance(error.code, int) else DONE
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED, debug)
+    except UsageError as error:
+        return _complain(str(error), WRONG_USAGE, debug)
+    except HogsheadError as error:
+        return _complain(str(error), FAILED, debug)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: nothing more can be said to it, also not by the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except MemoryError:
+        return _complain("out of memory; use fewer workers, or a smaller model or data set", FAILED, debug)
+    except Exception as error:
+        hint = "" if debug else "; --debug shows where"
+        return _complain(f"{type(error).__name__}: {error}{hint}", FAILED, debug)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = Parser(
+        prog="hogshead",
+        description="Train models with asynchronous replicas around a sharded parameter server.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=_version())
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    _add_train(commands)
+    for kind, what in (("rules", "update rules"), ("strategies", "strategies"), ("tasks", "tasks")):
+        listing = _add(commands, kind, f"list the {what}, or describe one", "list_or_describe")
+        listing.set_defaults(kind=kind)
+        listing.add_argument("name", nargs="?", metavar="NAME", help="describe this one")
+    keys = _add(commands, "keys", "list the keys of a job's fixed sections", "list_keys")
+    keys.add_argument("section", nargs="?", metavar="SECTION", help="only this section, e.g. stop")
+    predict = _add(commands, "predict", "predictions of a trained model", "predict")
+    predict.add_argument("run", metavar="RUN", help="run directory with a checkpoint")
+    predict.add_argument("input", metavar="INPUT", help="file of the kind that the task reads")
+    predict.add_argument("--out", metavar="FILE", help=".npy, .csv or .txt instead of lines on standard output")
+    report = _add(commands, "report", "HTML report of a run, or of several overlaid", "report")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    report.add_argument("--out", metavar="FILE", help="default: RUN/report.html for one run, ./report.html for several")
+    _add(commands, "doctor", "remove shared memory left behind by killed runs", "doctor")
+    return top
+
+
+def _add_train(commands) -> None:
+    train = _add(commands, "train", "train a model", "train")
+    train.add_argument("job", nargs="?", metavar="JOB", help="job file (TOML); may be left out with --resume")
+    train.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. strategy.tau=16; may be repeated, wins over the file; nothing after = removes the key",
+    )
+    train.add_argument("--workers", type=int, metavar="N", help="short for --set workers.count=N")
+    train.add_argument("--seed", type=int, metavar="N", help="short for --set seed=N")
+    train.add_argument("--run", metavar="DIR", help="run directory (default: runs/<job>-<number>)")
+    train.add_argument("--resume", metavar="RUN", help="go on from the checkpoint in this run directory")
+    train.add_argument("--dry-run", action="store_true", help="check the job, print it resolved, and stop")
+    output = train.add_mutually_exclusive_group()
+    output.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    output.add_argument("--json", action="store_true", help="print metrics as JSON lines, then the summary")
+
+
+def _add(commands, name: str, help: str, function: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
+    command.add_argument("--debug", action="store_true", help="show tracebacks")
+    command.set_defaults(command=_lazy(function))
+    return command
+
+
+def _lazy(function: str) -> Callable[[argparse.Namespace], int]:
+    """A command that is imported when it runs: parsing must not wait for numpy."""
+
+    def call(arguments: argparse.Namespace) -> int:
+        from deploy import commands
+
+        return getattr(commands, function)(arguments)
+
+    return call
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return f"hogshead {metadata.version('hogshead')}"
+    except metadata.PackageNotFoundError:
+        return "hogshead, not installed"
+
+
+def _complain(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"hogshead: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

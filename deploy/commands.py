@@ -1,0 +1,173 @@
+"""What each command of ``hogshead`` does, given its parsed arguments; returns the exit code."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from deploy.exit_codes import DONE, FAILED, INTERRUPTED
+from deploy.job import Job, load_job
+from deploy.progress import observer_for
+from deploy.schema import bound_text
+from deploy.sections import FIXED_SECTIONS, CurriculumSection
+from deploy.words import plural, short_path
+from ps.errors import UsageError, nearest
+
+EXIT_CODES = {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}
+
+
+def train(arguments: Namespace) -> int:
+    """Run a job, or go on with one."""
+    job = job_from(arguments)
+    if arguments.dry_run:
+        print(job.to_toml(), end="")
+        return DONE
+    from deploy.processes import run
+
+    with observer_for(job, quiet=arguments.quiet, json=arguments.json) as observer:
+        result = run(job, observer)
+    return EXIT_CODES.get(result.summary["status"], FAILED)
+
+
+def job_from(arguments: Namespace) -> Job:
+    """The job that the arguments of ``train`` ask for.
+
+    Raises:
+      UsageError: neither a job nor a run to resume, or anything wrong with the job.
+      RunDirectoryError: the run to resume is not a run directory.
+    """
+    if arguments.run and arguments.resume:
+        raise UsageError("--run and --resume exclude each other: a resumed run stays in its directory")
+    if not arguments.job and not arguments.resume:
+        raise UsageError("train needs a job file, e.g. `hogshead train examples/adult.toml`, or --resume RUN")
+    overrides = list(arguments.overrides)
+    overrides += [f"workers.count={arguments.workers}"] if arguments.workers is not None else []
+    overrides += [f"seed={arguments.seed}"] if arguments.seed is not None else []
+    if arguments.resume:
+        from deploy.run_directory import require_run
+
+        saved = require_run(arguments.resume) / "job.toml"
+        return load_job(arguments.job or saved, overrides).with_run(arguments.resume, resume=True)
+    job = load_job(arguments.job, overrides)
+    return job.with_run(arguments.run) if arguments.run else job
+
+
+def list_or_describe(arguments: Namespace) -> int:
+    """One line for each rule, strategy or task, or everything about one."""
+    module, names = _registry(arguments.kind)
+    if arguments.name is None:
+        width = max(map(len, names))
+        for name in names:
+            print(f"{name:{width}}  {module.one_line(name)}")
+        return DONE
+    is_own_task = arguments.kind == "tasks" and ".py" in arguments.name
+    if arguments.name not in names and not is_own_task:
+        raise UsageError(
+            f"there is nothing called {arguments.name!r} among the {arguments.kind}{nearest(arguments.name, names)}"
+        )
+    print(module.describe(arguments.name))
+    return DONE
+
+
+def list_keys(arguments: Namespace) -> int:
+    """The keys of the sections that are the same for every job."""
+    sections = {**FIXED_SECTIONS, CurriculumSection.section: CurriculumSection}
+    if arguments.section is not None and arguments.section not in sections:
+        raise UsageError(
+            f"there is no section {arguments.section!r} with fixed keys{nearest(arguments.section, sections)}"
+        )
+    chosen = [arguments.section] if arguments.section else list(sections)
+    for name in chosen:
+        print(f"[{name}]")
+        for entry in fields(sections[name]):
+            if entry.name != "options":
+                facts = "; ".join(fact for fact in (bound_text(entry), _default_text(entry)) if fact)
+                print(f"  {entry.name:14} {entry.metadata['help']}" + (f" ({facts})" if facts else ""))
+    return DONE
+
+
+def predict(arguments: Namespace) -> int:
+    """Print or save the predictions of a run's model for a file of inputs."""
+    from deploy.run_directory import require_run
+    from deploy.saving import load_parameters
+
+    if arguments.out and Path(arguments.out).suffix not in (".npy", ".csv", ".txt"):
+        raise UsageError(f"--out must end in .npy, .csv or .txt, got {arguments.out!r}")
+    run = require_run(arguments.run)
+    job = load_job(run / "job.toml")
+    task = job.build_task()
+    for member in ("predict", "load_inputs"):
+        if not callable(getattr(task, member, None)):
+            raise UsageError(f"task {job.task.name!r} has no method {member}, so that it cannot predict from a file")
+    predictions = task.predict(load_parameters(run), task.load_inputs(arguments.input))
+    _write_predictions(predictions, arguments.out)
+    return DONE
+
+
+def report(arguments: Namespace) -> int:
+    """Write the report of one run or of several, and say where it is."""
+    from deploy.report import write_report
+
+    out = arguments.out or (Path(arguments.runs[0]) / "report.html" if len(arguments.runs) == 1 else "report.html")
+    try:
+        print(short_path(write_report(arguments.runs, out)))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    return DONE
+
+
+def doctor(arguments: Namespace) -> int:
+    """Remove the shared memory of runs that were killed."""
+    from ps import segment
+
+    found = set(segment.FOLDER.glob(f"{segment.PREFIX}-*"))
+    segment.sweep()
+    left = {path for path in found if path.exists()}
+    print(f"removed {plural(len(found - left), 'stale segment')}, {plural(len(left), 'segment')} in use")
+    return DONE
+
+
+def _registry(kind: str) -> tuple[ModuleType, list[str]]:
+    """The module that describes things of this kind, and their names."""
+    if kind == "rules":
+        from ps import rules
+
+        return rules, list(rules.RULES)
+    if kind == "strategies":
+        from worker import strategies
+
+        return strategies, list(strategies.STRATEGIES)
+    from worker import tasks
+
+    return tasks, list(tasks.TASKS)
+
+
+def _default_text(entry: Any) -> str:
+    if entry.default is MISSING:
+        return "needed" if entry.default_factory is MISSING else ""
+    if entry.default is None:
+        return "not set"
+    shown = str(entry.default).lower() if isinstance(entry.default, bool) else repr(entry.default)
+    return f"default {shown}"
+
+
+def _write_predictions(predictions: Any, out: str | None) -> None:
+    """One line per example, columns separated by commas; or the array as .npy."""
+    import numpy as np
+
+    predictions = np.asarray(predictions)
+    try:
+        if out and out.endswith(".npy"):
+            np.save(out, predictions)
+            return
+        table = predictions.reshape(len(predictions), -1)
+        style = "%d" if np.issubdtype(table.dtype, np.integer) else "%.9g" if table.dtype.kind == "f" else "%s"
+        np.savetxt(out or sys.stdout, table, fmt=style, delimiter=",")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error

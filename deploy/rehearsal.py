@@ -1,0 +1,59 @@
+"""One step in private before the workers are forked, so that they inherit every compiled kernel instead of each loading it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+
+from deploy.setup import Setup
+from ps.errors import NonFiniteError
+from ps.shard import ShardOptions
+from ps.state import build_state, initialise, private_arrays, state_specs
+from ps.transport.direct import DirectLink
+from worker.driver import Driver, Work
+from worker.locking import Locking
+from worker.replica import Replica
+from worker.statistics import Statistics
+
+LARGEST_BYTES = 64 << 20  # a larger model's copies cost more than the loading they save
+_STEPS = 2
+
+
+def rehearse(setup: Setup) -> None:
+    """Make two steps of the job's strategy on a copy of the initial center; nothing of the run is changed.
+
+    Raises:
+      TaskError: the task failed. What is merely not finite is left to the run, which has a policy for it.
+    """
+    if setup.layout.nbytes > LARGEST_BYTES:
+        return
+    options = ShardOptions(
+        lock_free=setup.job.shards.apply == "lock_free", rounds=setup.strategy.rounds, averaging=setup.averaging
+    )
+    arrays = private_arrays(state_specs(setup.layout, 1, setup.rule, options))
+    state = build_state(setup.layout, 1, setup.rule, options, arrays, lambda _index: threading.Lock())
+    initialise(state, setup.layout.views(setup.state.center))
+    replica = Replica(
+        setup.layout, local_rule=setup.local_rule, averaging=setup.averaging, seed=setup.job.seed, sweeps=setup.sweeps
+    )
+    if hasattr(setup.task, "rng"):
+        setup.task.rng = replica.rng
+    driver = Driver(
+        replica,
+        setup.strategy,
+        setup.task,
+        setup.dataset,
+        DirectLink(state),
+        setup.rule,
+        Statistics.private(),
+        replace(setup.driver_options(), background=False, sweep_examples=1),
+        Locking(mode=setup.locking(0).mode, owners=np.zeros_like(setup.locking(0).owners)),
+    )
+    try:
+        driver.begin()
+        driver.run(Work(0, 0, setup.order.examples[: _STEPS * setup.batch_size]))
+        driver.finish()
+    except NonFiniteError:
+        return

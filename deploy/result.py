@@ -1,0 +1,53 @@
+"""What training gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.run_directory import read_metrics
+from ps.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+      task: the task that was trained.
+      parameters: name -> array, the trained parameters.
+      summary: what stands in ``summary.json``.
+      run: the run directory.
+      error: why it failed, or None.
+    """
+
+    task: Any = field(repr=False)
+    parameters: dict[str, np.ndarray] = field(repr=False)
+    summary: dict[str, Any]
+    run: Path
+    error: Exception | None = None
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """The last evaluation: name -> value."""
+        return self.summary["evaluation"]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of ``metrics.jsonl``."""
+        return read_metrics(self.run)
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """The task's predictions for ``inputs``: a file name, or what the task's ``predict`` takes.
+
+        Raises:
+          UsageError: the task cannot predict.
+        """
+        if not callable(getattr(self.task, "predict", None)):
+            raise UsageError(f"task {type(self.task).__name__} has no method predict")
+        if isinstance(inputs, (str, Path)):
+            inputs = self.task.load_inputs(str(inputs))
+        return self.task.predict(self.parameters, inputs)

@@ -1,0 +1,116 @@
+"""Checkpoints of a whole run: shards, replicas, coordinator, counters and the job, as one consistent cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.job import Job
+from deploy.setup import Setup, averaged_result
+from ps.checkpoint import Checkpoint, Writer, describe_state, restore_state, save_arrays, shard_arrays
+from ps.errors import CheckpointError
+from worker.coordinator import Coordinator
+
+
+def write_checkpoint(
+    writer: Writer,
+    partial: Path,
+    setup: Setup,
+    shards: list[dict[str, np.ndarray]],
+    replicas: Mapping[int, dict[str, Any]],
+    run: Mapping[str, Any],
+) -> Path:
+    """Write what was copied while everybody held still, and make it the newest checkpoint.
+
+    Args:
+      partial: from ``writer.begin``; the replicas have put their files there.
+      shards: ``shard_arrays`` of each shard.
+      replicas: id -> its scalars.
+      run: ``coordinator`` state, ``counters``, ``seconds``, ``incarnations``.
+
+    Raises:
+      CheckpointError: the disk is full or the like; ``partial`` is gone, older checkpoints are intact.
+    """
+    try:
+        for index, arrays in enumerate(shards):
+            save_arrays(partial / f"shard-{index}.safetensors", arrays)
+    except CheckpointError:
+        writer.abandon(partial)
+        raise
+    manifest = {
+        "task": setup.job.task.name,
+        "strategy": setup.job.strategy.name,
+        "evaluated_slot": setup.strategy.evaluated_slot,
+        **describe_state(setup.state),
+        "replicas": {str(replica): scalars for replica, scalars in replicas.items()},
+        **run,
+    }
+    return writer.commit(partial, manifest)
+
+
+def cut(setup: Setup) -> list[dict[str, np.ndarray]]:
+    """Copies of all shards; a cross-shard cut if nobody pushes meanwhile."""
+    return [shard_arrays(shard) for shard in setup.state.shards]
+
+
+def restore_run(checkpoint: Checkpoint, setup: Setup, coordinator: Coordinator) -> dict[int, tuple[Any, Any]]:
+    """Write a checkpoint into a run that has been set up.
+
+    Returns:
+      replica -> (arrays, scalars) for the replicas that go on where they were: all of them if the number of workers and the
+      strategy are as they were, else none (they start from the center).
+
+    Raises:
+      CheckpointError: the checkpoint is of another task, model or rule.
+    """
+    manifest = checkpoint.manifest
+    _check_same_task(checkpoint, setup.job)
+    restore_state(checkpoint, setup.state)
+    replicas = manifest["replicas"]
+    same = (
+        len(manifest["incarnations"]) == setup.job.workers.count
+        and manifest["strategy"] == setup.job.strategy.name
+        and len(replicas) == setup.job.workers.count
+    )
+    if not same:
+        return {}
+    restored = {}
+    for replica, scalars in replicas.items():
+        arrays = checkpoint.arrays(f"replica-{replica}")
+        if _fits(arrays, setup):
+            restored[int(replica)] = (arrays, scalars)
+    return restored
+
+
+def _fits(arrays: Mapping[str, np.ndarray], setup: Setup) -> bool:
+    """The replica's local rule has the slots that were saved."""
+    slots = {name.removeprefix("slot.") for name in arrays if name.startswith("slot.")}
+    return slots == set(() if setup.local_rule is None else setup.local_rule.slots)
+
+
+def _check_same_task(checkpoint: Checkpoint, job: Job) -> None:
+    missing = {"task", "strategy", "replicas", "coordinator", "counters", "incarnations", "seconds"} - set(
+        checkpoint.manifest
+    )
+    if missing:
+        raise CheckpointError(f"{checkpoint.path}: its manifest lacks {', '.join(sorted(missing))}")
+    if checkpoint.manifest["task"] != job.task.name:
+        raise CheckpointError(
+            f"{checkpoint.path}: is of task {checkpoint.manifest['task']}, the job's task is {job.task.name}"
+        )
+
+
+def load_parameters(run: Path) -> dict[str, np.ndarray]:
+    """The trained parameters of a run directory, from its newest checkpoint: name -> array.
+
+    Raises:
+      CheckpointError: it has none, or it is corrupt.
+    """
+    checkpoint = Checkpoint.newest(Path(run) / "checkpoint")
+    vector, slot = checkpoint.vector(), checkpoint.manifest.get("evaluated_slot")
+    if slot is not None:
+        vector = averaged_result(checkpoint.layout, vector, checkpoint.vector(slot))
+    return checkpoint.layout.views(vector)

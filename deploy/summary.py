@@ -1,0 +1,77 @@
+"""What a run says of itself: at its start to whoever watches, at its end in ``summary.json``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from deploy.monitor import Monitor
+from deploy.run_directory import versions
+from deploy.setup import Setup
+from worker.coordinator import Coordinator
+
+
+def start_facts(setup: Setup, run: Path, coordinator: Coordinator) -> dict[str, Any]:
+    """For ``Observer.started``."""
+    job = setup.job
+    return {
+        "run": str(run),
+        "task": job.task.name,
+        "strategy": job.strategy.name,
+        "workers": job.workers.count,
+        "shards": job.shards.count,
+        "parameters": setup.layout.size,
+        "examples": setup.order.examples.size,
+        "epoch": coordinator.ended,
+    }
+
+
+def summarise(
+    setup: Setup,
+    run: Path,
+    coordinator: Coordinator,
+    monitor: Monitor,
+    *,
+    status: str,
+    seconds: float,
+    evaluation: dict[str, float],
+    deaths: int,
+    error: Exception | None,
+) -> dict[str, Any]:
+    """``summary.json``.
+
+    Args:
+      status: "done", "failed" or "interrupted".
+      seconds: of training, earlier parts of a resumed run included.
+      evaluation: the last one.
+      deaths: of workers.
+      error: why it failed.
+    """
+    job, goal, finished = setup.job, coordinator.goal, coordinator.finished
+    best = None
+    if goal is not None and goal.best is not None:
+        best = {"metric": goal.metric, "value": goal.best, "epoch": goal.best_epoch + 1}
+    return {
+        "status": status,
+        "strategy": job.strategy.name,
+        "rule": None if job.rule is None else job.rule["name"],
+        "local_rule": None if job.local_rule is None else job.local_rule["name"],
+        "task": job.task.name,
+        "workers": job.workers.count,
+        "shards": job.shards.count,
+        "epochs": coordinator.ended,
+        **monitor.summary(seconds),
+        "train_loss": monitor.train_loss,
+        "evaluation": evaluation,
+        "best": best,
+        "seed": job.seed,
+        "stop_reason": finished.reason if finished else None,
+        "error": str(error) if error else None,
+        "worker_deaths": deaths,
+        **{name: sum(shard.counts()[name] for shard in setup.state.shards) for name in setup.state.shards[0].counts()},
+        "versions": versions(),
+        "run": str(run),
+        "job": job.path,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,177 @@
+"""Hogshead: asynchronous SGD around sharded parameter servers. The public names, in one place.
+
+Example:
+  >>> import hogshead
+  >>> result = hogshead.train(
+  ...     task={"name": "mlp", "hidden": [32]},
+  ...     data={"train": "sklearn:digits", "test_fraction": 0.2},
+  ...     strategy="easgd",
+  ...     stop={"epochs": 2},
+  ... )  # doctest: +SKIP
+  >>> result.evaluation["test_accuracy"], result.parameters  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+_PACKAGES = ("ps", "worker", "deploy")
+
+
+def _refuse_shadows() -> None:
+    """Say so, in words, when a user's own ``worker.py`` or ``ps.py`` hides one of our packages."""
+    import importlib.util
+
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        if any((Path(folder) / "__init__.py").is_file() and _is_ours(Path(folder), name) for folder in folders):
+            continue
+        found = spec.origin if spec and spec.origin else ", ".join(folders) or "nothing"
+        raise ImportError(
+            f"hogshead needs its own package {name!r}, but Python finds {found}, which comes first on sys.path; "
+            f"rename that file or folder, or start Python from another folder"
+        )
+
+
+def _is_ours(folder: Path, name: str) -> bool:
+    marker = {"ps": "shard.py", "worker": "coordinator.py", "deploy": "processes.py"}[name]
+    return (folder / marker).is_file()
+
+
+_refuse_shadows()
+
+from ps.errors import (  # noqa: E402
+    CheckpointError,
+    DataError,
+    HogsheadError,
+    JobError,
+    MemoryShortage,
+    NonFiniteError,
+    RunDirectoryError,
+    TaskError,
+    TransportError,
+    UsageError,
+    WorkerError,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deploy.progress import Observer
+    from deploy.result import Result
+    from ps.rows import Rows
+
+__version__ = "0.1.0"
+
+
+def train(
+    job: str | Path | dict[str, Any] | None = None,
+    *,
+    set: dict[str, Any] | None = None,
+    run: str | Path | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Result:
+    """Train a job and wait for it.
+
+    Args:
+      job: a job file, or its tables as a dict; or leave it out and give the sections as keywords.
+      set: overrides, ``{"strategy.tau": 16}``.
+      run: the run directory; by default ``runs/<name>-<number>`` in the working directory.
+      resume: go on from the newest checkpoint in ``run``.
+      observer: sees the records as they come; by default progress is shown on standard output.
+      quiet: show nothing.
+      sections: ``task=``, ``data=``, ``strategy=``, ``rule=``, …, as in a job file; a string is short for ``{"name": …}``.
+        ``task`` may also be a class of yours, defined at the top level of a file.
+
+    Returns:
+      The result: ``parameters`` (name -> array), ``evaluation``, ``summary``, ``metrics``, ``run``, ``predict``.
+
+    Raises:
+      UsageError: something is wrong with the job or its data.
+      HogsheadError: the run failed; what it had reached is in its run directory.
+    """
+    from deploy.processes import run as run_job
+    from deploy.progress import Observer as Silent
+    from deploy.progress import observer_for
+
+    resolved = load(job, set=set, **sections)
+    if run is not None:
+        resolved = resolved.with_run(run, resume=resume)
+    elif resume:
+        raise UsageError("train: resume = True needs the run directory in run=")
+    with observer or (Silent() if quiet else observer_for(resolved)) as seen_by:
+        result = run_job(resolved, seen_by)
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+def load(job: str | Path | dict[str, Any] | None = None, *, set: dict[str, Any] | None = None, **sections: Any) -> Any:
+    """Check and resolve a job without running it; arguments as in ``train``.
+
+    Returns:
+      The ``deploy.job.Job``; ``.to_toml()`` shows it whole.
+    """
+    from deploy.job import Job, load_job
+
+    overrides = [f"{key}={_toml(value)}" for key, value in (set or {}).items()]
+    if isinstance(job, (str, Path)):
+        if sections:
+            raise UsageError(
+                f"train: give either a job file or sections, got both ({', '.join(sections)}); use set= to override"
+            )
+        return load_job(job, overrides)
+    return Job.from_dict({**(job or {}), **sections}, overrides=overrides)
+
+
+def load_parameters(run: str | Path) -> dict[str, np.ndarray]:
+    """The trained parameters of a run directory: name -> array."""
+    from deploy.saving import load_parameters as load_run
+
+    return load_run(Path(run))
+
+
+def _toml(value: Any) -> str:
+    """A value as ``--set`` takes it; tables inline."""
+    import tomli_w
+
+    if isinstance(value, dict):
+        return (
+            "{"
+            + ", ".join(f"{tomli_w.dumps({key: 0}).partition('=')[0]}= {_toml(entry)}" for key, entry in value.items())
+            + "}"
+        )
+    return tomli_w.dumps({"value": value}).partition("=")[2].strip()
+
+
+def __getattr__(name: str) -> Any:
+    """``hogshead.Rows``, for sparse gradients of one's own tasks; imported when asked for, as it needs numpy."""
+    if name == "Rows":
+        from ps.rows import Rows
+
+        return Rows
+    raise AttributeError(f"module 'hogshead' has no attribute {name!r}")
+
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "HogsheadError",
+    "JobError",
+    "MemoryShortage",
+    "NonFiniteError",
+    "Rows",
+    "RunDirectoryError",
+    "TaskError",
+    "TransportError",
+    "UsageError",
+    "WorkerError",
+    "load",
+    "load_parameters",
+    "train",
+]

@@ -1,0 +1,1 @@
+"""Ways for a replica to reach the shards."""

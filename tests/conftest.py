@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The first example may load compiled code, and the machine may be busy: no test is about time.
+settings.register_profile("hogshead", deadline=None)
+settings.load_profile("hogshead")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Path of a real data file that does not ship with the project; skips the test where it is absent."""
+
+    def locate(name: str) -> Path:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"{name} is not beside this checkout (../shared/data); it may not be redistributed")
+        return path
+
+    return locate

@@ -1,0 +1,284 @@
+"""Jobs in which something goes wrong: workers die, tasks fail, gradients are not finite, disks are full, runs are resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hogshead
+from deploy.progress import Observer
+from deploy.run_directory import read_metrics
+from ps import checkpoint, segment
+from tests.deploy.conftest import LEAST_SQUARES
+
+LONG = {"epochs": 100_000}
+
+
+class AtProgress(Observer):
+    """Calls ``action`` with each progress record, in the launcher's process."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def progress(self, record):
+        self.action(record)
+
+
+class AtEvaluation(Observer):
+    """Calls ``action`` at the first evaluation."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def evaluation(self, record):
+        action, self.action = self.action, lambda: None
+        action()
+
+
+@pytest.mark.parametrize("fault", ["kill", "raise"])
+@pytest.mark.parametrize("strategy", ["downpour", "easgd", "synchronous", "hogwild"])
+def test_a_dead_worker_is_replaced_and_the_job_goes_on(fault, strategy, train, tmp_path):
+    once = str(tmp_path / "happened")
+    sections = {"rule": None} if strategy == "easgd" else {}
+    result = train(task={"fault": fault, "once": once}, strategy=strategy, stop={"epochs": 10}, **sections)
+    assert result.summary["status"] == "done" and result.summary["worker_deaths"] == 1
+    assert result.summary["examples"] >= 10 * 512 and result.evaluation["rmse"] < 1.0
+    events = [record["event"] for record in read_metrics(result.run) if record["kind"] == "event"]
+    assert events[:2] == ["worker_died", "worker_replaced"]
+
+
+def test_sigkill_from_outside_in_the_middle_of_a_sweep(tmp_path):
+    """Hogwild! with locks per variable: a killed worker's locks are freed."""
+    killed = []
+
+    def kill(_record):
+        if not killed:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            killed.append(int(children[-1]))  # the evaluator was forked first
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = hogshead.train(
+        task="sparse_linear", data={"train": "hogshead:a9a", "test": "hogshead:a9a.t"}, rule={"name": "sgd", "lr": 0.05},
+        strategy={"name": "hogwild", "locking": "per_variable"}, stop={"seconds": 1.5}, run=tmp_path / "run",
+        observer=AtProgress(kill),
+    )  # fmt: skip
+    assert killed and result.summary["worker_deaths"] == 1 and result.summary["stop_reason"] == "1.5 seconds"
+    after = [record for record in result.metrics if record.get("event") == "worker_replaced"][0]["seconds"]
+    assert sum(record["kind"] == "evaluation" and record["seconds"] > after for record in result.metrics) > 1
+    assert result.evaluation["test_accuracy"] > 0.83
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("raise", "RuntimeError: a bug of my own"), ("kill", "SIGKILL"), ("shape", r"must have shape \(5,\)")],
+)
+def test_a_worker_that_keeps_dying_stops_the_job(fault, message, train):
+    with pytest.raises(hogshead.WorkerError, match=message) as error:
+        train(task={"fault": fault}, workers={"max_restarts": 1})
+    assert "2 times in a row" in str(error.value)
+    if fault == "raise":  # the user's own frames, and none of ours
+        assert "least_squares.py" in str(error.value) and "driver.py" not in str(error.value)
+
+
+def test_finishing_a_range_now_and_then_is_no_progress(train):
+    """A bug that shows after some steps of every process must not be restarted for ever."""
+    with pytest.raises(hogshead.WorkerError, match="4 times in a row"):
+        train(task={"fault": "raise", "after": 14, "n": 2048}, stop={"epochs": 1000})
+
+
+def test_a_failed_run_says_so_in_its_summary(train, tmp_path):
+    with pytest.raises(hogshead.TaskError, match="evaluate raised KeyError"):
+        train(task={"fault": "evaluate"})
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed" and "nothing here" in summary["error"]
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_failed_run_is_saved_and_can_go_on_once_the_bug_is_mended(train, tmp_path):
+    with pytest.raises(hogshead.WorkerError):
+        train(task={"fault": "raise", "after": 10}, workers={"count": 1, "max_restarts": 0}, stop={"epochs": 3})
+    reached = json.loads((tmp_path / "run" / "summary.json").read_text())["examples"]
+    result = train(stop={"epochs": 3}, workers={"count": 1}, options={"resume": True})
+    assert reached < 3 * 512 <= result.summary["examples"] and result.summary["status"] == "done"
+
+
+def test_nonfinite_gradients_stop_or_are_skipped(train, tmp_path):
+    with pytest.raises(hogshead.NonFiniteError, match="clip_norm"):
+        train("a", task={"fault": "nan"})
+    once = str(tmp_path / "happened")
+    result = train("b", task={"fault": "nan", "once": once}, stop={"epochs": 4, "on_nonfinite": "skip"})
+    assert result.summary["skipped_nonfinite"] == 1 and np.isfinite(result.parameters["w"]).all()
+
+
+def test_a_diverging_sweep_stops(tmp_path):
+    with pytest.raises(hogshead.NonFiniteError, match="lr"):
+        hogshead.train(
+            task={"name": "sparse_linear", "loss": "squared"}, data={"train": "hogshead:a9a"}, strategy="hogwild",
+            rule={"name": "sgd", "lr": 1e4}, stop={"epochs": 5}, run=tmp_path / "run", quiet=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "downpour", "easgd", "eamsgd"])
+def test_a_resumed_run_equals_one_that_was_never_interrupted(strategy, train):
+    elastic = strategy in ("easgd", "eamsgd")
+    rules = {"rule": None} if elastic else {"rule": {"name": "adam", "lr": 0.01}}
+    options = {"name": strategy, "tau": 3} if elastic else {"name": strategy}
+    job = {"strategy": options, "workers": {"count": 1}, **rules}
+    whole = train("whole", stop={"epochs": 4}, **job)
+    train("parts", stop={"epochs": 2}, **job)
+    resumed = train("parts", stop={"epochs": 4}, options={"resume": True}, **job)
+    assert np.array_equal(whole.parameters["w"], resumed.parameters["w"])
+    assert resumed.summary["steps"] == whole.summary["steps"] == 64
+    assert [r["epoch"] for r in resumed.metrics if r["kind"] == "evaluation"] == [1, 2, 3, 4]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    """^C in the middle of an epoch: the accrued gradients and the place in the epoch are kept."""
+    sections = {
+        "task": LEAST_SQUARES,
+        "strategy": {"name": "downpour", "n_push": 5},
+        "rule": {"name": "sgd", "lr": 0.01},
+        "data": {"batch_size": 1},
+        "workers": {"count": 1},
+        "run": tmp_path / "run",
+    }
+    stop_once = AtEvaluation(lambda: os.kill(os.getpid(), signal.SIGINT))
+    first = hogshead.train(**sections, stop={"epochs": 40}, observer=stop_once)
+    assert first.summary["status"] == "interrupted" and 1 <= first.summary["epochs"] < 40
+    resumed = hogshead.train(**sections, stop={"epochs": 40}, resume=True, quiet=True)
+    whole = hogshead.train(**{**sections, "run": tmp_path / "whole"}, stop={"epochs": 40}, quiet=True)
+    assert resumed.summary["examples"] == 40 * 512
+    assert np.array_equal(resumed.parameters["w"], whole.parameters["w"])
+
+
+def test_resume_on_other_workers_and_shards(train):
+    job = {"strategy": {"name": "downpour"}, "rule": {"name": "adaptive_revision", "lr": 0.5}}
+    train("run", workers={"count": 2}, shards={"count": 2}, stop={"epochs": 2}, **job)
+    result = train(
+        "run", workers={"count": 3}, shards={"count": 1}, stop={"epochs": 6}, options={"resume": True}, **job
+    )
+    assert result.summary["epochs"] == 6 and result.summary["examples"] == 6 * 512
+    assert result.evaluation["rmse"] < 0.5
+
+
+def test_resume_refuses_another_model_and_keeps_the_run(train, tmp_path):
+    train("run")
+    before = (tmp_path / "run" / "job.toml").read_text()
+    with pytest.raises(hogshead.CheckpointError, match="another rule"):
+        train("run", rule={"name": "adam", "lr": 0.1}, options={"resume": True}, stop={"epochs": 3})
+    assert (tmp_path / "run" / "job.toml").read_text() == before
+
+
+def test_a_corrupt_checkpoint_names_the_older_one(train, tmp_path):
+    result = train("run", stop={"epochs": 3}, checkpoint={"every_epochs": 1})
+    newest, older = checkpoint.checkpoints(result.run / "checkpoint")[-1:-3:-1]
+    content = bytearray((newest / "shard-0.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "shard-0.safetensors").write_bytes(content)
+    with pytest.raises(hogshead.CheckpointError, match=older.name):
+        train("run", stop={"epochs": 4}, options={"resume": True})
+    shutil.rmtree(newest)
+    assert train("run", stop={"epochs": 4}, options={"resume": True}).summary["examples"] == 4 * 512
+
+
+def test_a_full_disk_keeps_the_old_checkpoint_and_the_run_goes_on(train, monkeypatch):
+    import deploy.saving as saving
+
+    saved = []
+
+    def fail_after_the_first(path, arrays):
+        saved.append(path)
+        if len(saved) == 1 or len(saved) > 3:
+            return checkpoint.save_arrays(path, arrays)
+        raise hogshead.CheckpointError("No space left on device; older ones are intact")
+
+    monkeypatch.setattr(saving, "save_arrays", fail_after_the_first)
+    result = train(stop={"epochs": 5}, checkpoint={"every_epochs": 1})
+    events = [record["event"] for record in result.metrics if record["kind"] == "event"]
+    assert events.count("checkpoint_failed") == 2 and events.count("checkpoint") == 3
+    assert not list((result.run / "checkpoint").glob(".partial*"))
+
+
+@pytest.mark.parametrize("strategy", ["synchronous", "downpour"])
+def test_checkpoints_by_the_clock(strategy, train):
+    """Synchronous replicas save between epochs, others at the end of a step."""
+    result = train(strategy=strategy, stop={"seconds": 1.0}, checkpoint={"every_seconds": 0.1})
+    assert sum(record.get("event") == "checkpoint" for record in result.metrics) > 1
+
+
+def test_too_little_shared_memory(train, monkeypatch, tmp_path):
+    def no_room(_descriptor, _offset, _length):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segment.os, "posix_fallocate", no_room)
+    with pytest.raises(hogshead.MemoryShortage, match="--shm-size"):
+        train()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_directory_in_use(train, tmp_path):
+    refused = []
+
+    def second():
+        with pytest.raises(hogshead.RunDirectoryError, match=f"in use by process {os.getpid()}") as error:
+            train("run")
+        refused.append(error)
+
+    hogshead.train(
+        task=LEAST_SQUARES, strategy="easgd", stop={"epochs": 2}, run=tmp_path / "run", observer=AtEvaluation(second)
+    )
+    assert refused
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_command_with_130_and_a_checkpoint(sign, tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text(f'task = "{LEAST_SQUARES}"\nstrategy = "easgd"\n[stop]\nepochs = {LONG["epochs"]}\n')
+    command = [sys.executable, "-m", "deploy.cli", "train", str(job), "--run", str(tmp_path / "run"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stdout:
+            if json.loads(line)["kind"] == "evaluation":
+                break
+        process.send_signal(sign)
+        rest, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, errors
+    assert json.loads(rest.splitlines()[-1])["status"] == "interrupted"
+    assert checkpoint.checkpoints(tmp_path / "run" / "checkpoint")
+
+
+def test_a_killed_launcher_takes_its_workers_with_it(tmp_path):
+    """Nothing goes on without its launcher, and the next run sweeps its shared memory away."""
+    job = tmp_path / "job.toml"
+    job.write_text(f'task = "{LEAST_SQUARES}"\nstrategy = "easgd"\n[stop]\nepochs = {LONG["epochs"]}\n')
+    command = [sys.executable, "-m", "deploy.cli", "train", str(job), "--run", str(tmp_path / "run"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in process.stdout:
+            if json.loads(line)["kind"] == "evaluation":
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 3
+        watched = [os.pidfd_open(int(pid)) for pid in children]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    for descriptor in watched:
+        gone, _, _ = select.select([descriptor], [], [], 60)
+        os.close(descriptor)
+        assert gone
+    segment.sweep()
+    assert not list(segment.FOLDER.glob(f"{segment.PREFIX}-{process.pid}-*"))

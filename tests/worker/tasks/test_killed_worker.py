@@ -1,0 +1,55 @@
+"""A process killed by SIGKILL in the middle of its sweep leaves no lock that stops the others."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from worker.locking import MODES, Locking
+from worker.tasks.sparse_kernels import sweep
+
+VARIABLES = 40
+ROWS = np.arange(0, VARIABLES + 1, 4)  # ten examples of four variables
+
+
+def words(folder, mode, worker):
+    """Weights and locks in files that both processes map."""
+    arrays = {
+        name: np.memmap(folder / name, dtype, "r+", shape=shape)
+        for name, (shape, dtype) in Locking.sizes(mode, VARIABLES, 2).items()
+    }
+    weights = np.memmap(folder / "weights", np.float64, "r+", shape=VARIABLES)
+    return weights.view(np.ndarray), Locking(mode, worker=worker, **{k: v.view(np.ndarray) for k, v in arrays.items()})
+
+
+def learn(folder, mode, worker, count):
+    weights, locking = words(folder, mode, worker)
+    examples = np.random.default_rng(worker).integers(0, ROWS.size - 1, count)
+    indices = np.arange(VARIABLES, dtype=np.int32)
+    ones = np.ones(VARIABLES)
+    sweep(weights, ones, ROWS, indices, ones, np.ones(ROWS.size), examples, 0, 1e-12, 0.0, 1.0, *locking.words)
+
+
+def learn_for_ever(folder, mode, worker):
+    while True:
+        learn(folder, mode, worker, 100_000)
+
+
+@pytest.mark.parametrize("mode", ["per_variable", "round_robin", "global"])
+def test_the_others_go_on_after_the_dead_ones_words_are_freed(mode, tmp_path):
+    mode = MODES[mode]
+    for name, (shape, dtype) in Locking.sizes(mode, VARIABLES, 2).items():
+        np.zeros(shape, dtype).tofile(tmp_path / name)
+    np.zeros(VARIABLES).tofile(tmp_path / "weights")
+    weights, locking = words(tmp_path, mode, 0)
+    child = multiprocessing.get_context("spawn").Process(target=learn_for_ever, args=(tmp_path, mode, 1))
+    child.start()
+    while not weights.any():  # until it is inside its sweep; the test's time-out bounds this
+        assert child.is_alive()
+    child.kill()
+    child.join()
+    locking.release_dead(1)
+    before = weights.copy()
+    learn(tmp_path, mode, 0, 1000)
+    assert (weights > before).all()
+    assert not locking.owners.any() and locking.turn[0] % 2 == 0 and not locking.order.any()

@@ -1,0 +1,73 @@
+"""Transfers in the background: one thread per replica carries pulls and pushes in order while the replica computes.
+
+Copies and compiled updates release the GIL, so they run beside the computation of the gradient.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from ps.rows import Rows
+from worker.gradients import Gradient
+
+
+class Courier:
+    """Carries operations one after another, in the order they were given.
+
+    Args:
+      size, dtype: of the flat vector.
+      window: pushes under way at once; one more waits for the oldest, so a slow link slows the replica down instead of
+        filling its memory.
+    """
+
+    def __init__(self, size: int, dtype: str, window: int = 2):
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="courier")
+        self._arriving = np.zeros(size, dtype)
+        self._buffers = [np.zeros(size, dtype) for _ in range(window)]
+        self._pushes: deque[Future] = deque()
+        self._pull: Future | None = None
+        self._next = 0
+
+    def fetch(self, pull: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Start ``pull`` unless one is under way already."""
+        if self._pull is None:
+            self._pull = self._thread.submit(pull, self._arriving)
+
+    def arrived(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The vector fetched (valid until the next ``fetch``) and its versions, once it is there."""
+        if self._pull is None or not self._pull.done():
+            return None
+        versions, self._pull = self._pull.result(), None
+        return self._arriving, versions
+
+    def send(self, payload: Gradient, push: Callable[[Gradient], None]) -> None:
+        """Start ``push`` with a copy of ``payload``, so that the caller may go on writing to its own."""
+        while len(self._pushes) >= len(self._buffers):
+            self._pushes.popleft().result()
+        self._pushes.append(self._thread.submit(push, self._copy(payload)))
+
+    def drain(self) -> None:
+        """Wait until everything under way is done; raises what a transfer raised."""
+        while self._pushes:
+            self._pushes.popleft().result()
+        if self._pull is not None:
+            self._pull.result()
+
+    def close(self) -> None:
+        """End the thread once its work is done."""
+        self._thread.shutdown(wait=True)
+
+    def _copy(self, payload: Gradient) -> Gradient:
+        if not isinstance(payload, np.ndarray):
+            return {
+                name: Rows(part.rows.copy(), part.values.copy()) if isinstance(part, Rows) else part.copy()
+                for name, part in payload.items()
+            }
+        buffer = self._buffers[self._next]
+        self._next = (self._next + 1) % len(self._buffers)
+        np.copyto(buffer, payload)
+        return buffer

@@ -1,0 +1,105 @@
+"""What the coordinator wants done: effects, to be carried out by a launcher in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Examples ``[start, stop)`` of an epoch's order.
+
+    Attributes:
+      id: unique within a run.
+    """
+
+    id: int
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEpoch:
+    """Make the order of ``epoch`` available; at most two epochs are open at a time."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give a range to a replica, which may still be busy with one before it."""
+
+    replica: int
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """From now on synchronous steps wait for this replica."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This replica has no work in this epoch any more, or has died: nobody must wait for it."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Replace a replica that has died."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """All examples of ``epoch`` have been processed."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Evaluate the center as it is now; the answer goes to ``evaluated``."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Save everything now."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Training is over.
+
+    Attributes:
+      reason: in words, for the summary.
+      at_once: replicas are to stop at their next step; otherwise they are idle already.
+    """
+
+    reason: str
+    at_once: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The job cannot go on."""
+
+    replica: int
+    deaths: int
+
+
+Effect = OpenEpoch | Assign | Join | Leave | Restart | EpochEnded | Evaluate | Checkpoint | Finish | Fail

@@ -1,0 +1,69 @@
+"""Hogwild! and the schemes it was compared with (Niu, Recht, Ré, Wright 2011)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from worker.commands import ComputeGradient, Pull, Push, Sweep
+from worker.replica import Replica
+from worker.strategies.base import Steps, Strategy, Tables, require
+
+
+@dataclass(frozen=True)
+class Hogwild(Strategy):
+    """Hogwild!: replicas step the shared parameters in place, without locks.
+
+    Where the task has a compiled sweep and the rule is plain SGD, each example touches only its own coordinates; otherwise a step
+    is pull, gradient and a push that the shards apply lock-free. The step size is constant within an epoch and is multiplied by
+    ``backoff`` at its end (unless ``[rule]`` has a schedule of its own). ``[data] replacement = true`` draws with replacement.
+
+    Args:
+      locking: "none" is Hogwild!; "per_variable" locks all variables of an example (the paper's AIG), "round_robin" lets replicas
+        update in turn (RR), "global" is one lock.
+      backoff: factor on the step size after each epoch, 0 < backoff <= 1.
+
+    References: Niu et al. 2011, Algorithm 1, sections 2 and 5.
+    """
+
+    locking: Literal["none", "per_variable", "round_robin", "global"] = "none"
+    backoff: float = 0.9
+
+    name: ClassVar[str] = "hogwild"
+    server_rule: ClassVar[Tables | None] = {"name": "sgd", "lr": 0.1}
+    epoch_barrier: ClassVar[bool] = True
+    source: ClassVar[str] = "Niu, Recht, Ré, Wright 2011"
+
+    def __post_init__(self):
+        require(0 < self.backoff <= 1, self, "backoff", "> 0 and <= 1")
+
+    def step(self, replica: Replica) -> Steps:
+        if replica.sweeps:
+            yield Sweep()  # lines 1 to 3 for many examples
+            return
+        yield Pull()
+        gradient = yield ComputeGradient()
+        yield Push(gradient)
+
+    def may_sweep(self, batch_size: int | str) -> bool:
+        return True
+
+    def check(self, sweeps: bool) -> None:
+        inside = self.locking in ("per_variable", "round_robin")
+        require(
+            sweeps or not inside,
+            self,
+            "locking",
+            '"none" or "global" for a task without a compiled sweep or a rule other than plain sgd',
+            "the other two lock inside the sweep",
+        )
+
+    @classmethod
+    def resolve(cls, tables: Tables) -> Tables:
+        tables = super().resolve(tables)
+        backoff = tables["strategy"].get("backoff", cls.backoff)
+        if backoff != 1 and "schedule" not in tables["rule"]:
+            tables["rule"] = {**tables["rule"], "schedule": {"name": "decay", "beta": backoff}}
+        lock_free = tables["strategy"].get("locking", cls.locking) == "none"
+        tables["shards"] = {"apply": "lock_free" if lock_free else "locked", **(tables.get("shards") or {})}
+        return tables
