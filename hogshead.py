@@ -95,7 +95,7 @@ def train(
       UsageError: something is wrong with the job or its data.
       HogsheadError: the run failed; what it had reached is in its run directory.
     """
-    from deploy.processes import run as run_job
+    from deploy.launchers import run as run_job
     from deploy.progress import Observer as Silent
     from deploy.progress import observer_for
 

@@ -26,13 +26,12 @@ from pathlib import Path
 import numpy as np
 
 import hogshead
-from benchmarks.generated_task import generate
 from benchmarks.processes import first_step_seconds, memory_samples
+from deploy.reproduce.generated_task import TASK, generate
 from ps.errors import UsageError
 
 FOLDER = Path(__file__).resolve().parent
 EXAMPLES = FOLDER.parent / "examples"
-TASK = f"{FOLDER / 'generated_task.py'}:GeneratedSVM"
 NOT_WORKERS = 2  # the launcher and the evaluator come first in a sample
 PARTS = ("throughput", "first_step", "memory")
 
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _check(options)
         with tempfile.TemporaryDirectory(prefix="hogshead-benchmark-") as folder:
-            report = {"benchmark": "train", **_machine(), **_measure(options, Path(folder))}
+            report = {"benchmark": "train", **machine(), **_measure(options, Path(folder))}
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
@@ -93,7 +92,8 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"there is no job {job}")
 
 
-def _machine() -> dict:
+def machine() -> dict:
+    """What the figures depend on."""
     versions = {"python": platform.python_version(), "numpy": np.__version__, "hogshead": hogshead.__version__}
     return {"cores": len(os.sched_getaffinity(0)), "load_average": os.getloadavg()[0], "versions": versions}
 

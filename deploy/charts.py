@@ -18,11 +18,12 @@ COLORS = 8  # classes c0..c7 of the style sheet; beyond them lines are dashed
 MOST_POINTS = 400
 LOG_RATIO = 50.0  # a positive range at least this wide gets a logarithmic axis
 MARKED_POINTS = 30
+FAINT = -1  # color of a line that is there for comparison, like a target
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: ``x`` ascending, ``y`` of the same length; None breaks the line. ``color`` counts from 0."""
+    """One line: ``x`` ascending, ``y`` of the same length; None breaks the line. ``color`` counts from 0, or is ``FAINT``."""
 
     name: str
     x: Sequence[float]
@@ -60,6 +61,8 @@ def line_chart(
     *,
     log: bool | None = None,
     from_zero: bool = False,
+    log_x: bool = False,
+    x_ticks: Sequence[float] | None = None,
     most_points: int = MOST_POINTS,
 ) -> str:
     """A figure with one line per series, a legend from two on, and hover values.
@@ -67,6 +70,8 @@ def line_chart(
     Args:
       log: whether the y axis is logarithmic; None decides by the spread of the values.
       from_zero: the y axis starts at 0 (and is linear).
+      log_x: the x axis is logarithmic; all ``x`` > 0.
+      x_ticks: what the x axis names, instead of round values.
       most_points: lines with more are thinned to this many means.
     """
     series = [thinned(entry, most_points) for entry in series if any(value is not None for value in entry.y)]
@@ -76,9 +81,10 @@ def line_chart(
     if log is None:
         log = not from_zero and min(values) > 0 and max(values) / min(values) >= LOG_RATIO
     xs = [x for entry in series for x, y in zip(entry.x, entry.y, strict=True) if y is not None]
-    x_axis = Axis(min(0.0, min(xs)), max(xs) or 1.0, LEFT, WIDTH - RIGHT)
+    x_axis = _x_axis(xs, log_x)
     y_axis = value_axis(min(0.0, *values) if from_zero else min(values), max(values), log)
-    drawn = [_grid(x_axis, y_axis, x_label, y_label + (" (log)" if log else ""))]
+    ticks = x_axis.ticks(6) if x_ticks is None else x_ticks
+    drawn = [_grid(x_axis, y_axis, ticks, x_label + (" (log)" if log_x else ""), y_label + (" (log)" if log else ""))]
     drawn += [_line(entry, x_axis, y_axis) for entry in series]
     numbers = {
         "x": _axis_numbers(x_axis),
@@ -161,6 +167,8 @@ def legend(entries: Sequence[tuple[str, int]]) -> str:
 
 def color_class(color: int) -> str:
     """Style classes of the ``color``-th series."""
+    if color == FAINT:
+        return "faint"
     return f"c{color % COLORS}" + (" dashed" if color // COLORS % 2 else "")
 
 
@@ -238,9 +246,16 @@ def _svg(title: str, drawn: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(drawn)}</svg>'
 
 
-def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> str:
+def _x_axis(xs: Sequence[float], log: bool) -> Axis:
+    if not log:
+        return Axis(min(0.0, min(xs)), max(xs) or 1.0, LEFT, WIDTH - RIGHT)
+    low, high = min(xs), max(xs)
+    return Axis(low, high if high > low else 2.0 * low, LEFT, WIDTH - RIGHT, True)
+
+
+def _grid(x_axis: Axis, y_axis: Axis, x_ticks: Sequence[float], x_label: str, y_label: str) -> str:
     parts = [_y_grid(y_axis, y_label)]
-    for tick in x_axis.ticks(6):
+    for tick in x_ticks:
         parts.append(_text(x_axis.at(tick), HEIGHT - BOTTOM + 15, tick_text(tick), "middle"))
     return "".join([*parts, _x_label(x_label)])
 

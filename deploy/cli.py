@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,24 @@ THREAD_SETTINGS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+
+COMPARE = """\
+Run a job in many variants and compare them: time and examples to a target, final metric, staleness, throughput,
+speed-up, and whether asynchrony helps, with a suggestion. Writes compare.html and compare.json.
+
+Any key of a job varies, as in --set. Short: strategy, workers, shards, admission, task, seed; and rule and lr, which
+mean the job's rule that steps with gradients, the server's or the workers'. --set takes the same.
+
+Where the strategy changes, the job's rule goes along, so that all strategies take the same steps. Momentum goes to
+eamsgd, mdownpour, sequential and synchronous; the others take plain steps as large, lr / (1 - momentum). What else a
+strategy should have stands in the job file, e.g. [compare.easgd] tau = 8, local_rule = { lr = 0.2 }. Settings that a
+strategy has no use for are left out, and cells that come to the same job run once: sequential is one worker.
+
+The target is what the best cell with the fewest workers comes to, less a twentieth of the way there from the
+untrained model. Speed-ups refer to the cell with one worker that reaches it first. A cell that fails, diverges or is
+no valid job is shown as such; the others go on. Simulations run side by side, in virtual time; processes one after
+another, in real time."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=_version())
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_train(commands)
+    _add_compare(commands)
     for kind, what in (("rules", "update rules"), ("strategies", "strategies"), ("tasks", "tasks")):
         listing = _add(commands, kind, f"list the {what}, or describe one", "list_or_describe")
         listing.set_defaults(kind=kind)
@@ -88,6 +108,12 @@ def parser() -> argparse.ArgumentParser:
     report = _add(commands, "report", "HTML report of a run, or of several overlaid", "report")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     report.add_argument("--out", metavar="FILE", help="default: RUN/report.html for one run, ./report.html for several")
+    replay = _add(
+        commands, "replay", "repeat a recorded run in its order, and compare the result bit for bit", "replay"
+    )
+    replay.add_argument("run", metavar="RUN", help="directory of a run with record = true")
+    _add_timeline(commands)
+    _add_reproduce(commands)
     _add(commands, "doctor", "remove shared memory left behind by killed runs", "doctor")
     return top
 
@@ -105,12 +131,77 @@ def _add_train(commands) -> None:
     )
     train.add_argument("--workers", type=int, metavar="N", help="short for --set workers.count=N")
     train.add_argument("--seed", type=int, metavar="N", help="short for --set seed=N")
+    train.add_argument("--backend", metavar="NAME", help="processes or simulation; short for --set backend=NAME")
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/<job>-<number>)")
     train.add_argument("--resume", metavar="RUN", help="go on from the checkpoint in this run directory")
     train.add_argument("--dry-run", action="store_true", help="check the job, print it resolved, and stop")
     output = train.add_mutually_exclusive_group()
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
     output.add_argument("--json", action="store_true", help="print metrics as JSON lines, then the summary")
+
+
+def _add_compare(commands) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="run a job in many variants and compare them",
+        description=COMPARE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    compare.set_defaults(command=_compare)
+    compare.add_argument("job", metavar="JOB", help="job file (TOML)")
+    compare.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=A,B,...",
+        help="e.g. strategy=downpour,easgd, workers=1,4,16 or strategy.tau=1,10; may be repeated: all combinations run",
+    )
+    compare.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in train, for every cell"
+    )
+    compare.add_argument("--backend", metavar="NAME", help="simulation or processes (default: the job's)")
+    compare.add_argument(
+        "--target", metavar="METRIC=VALUE", help="what counts as trained (default: chosen, and explained)"
+    )
+    compare.add_argument("--seed", type=int, metavar="N", help="short for --set seed=N")
+    compare.add_argument(
+        "--repeats", type=int, default=1, metavar="N", help="runs per cell, with seeds one apart; figures are medians"
+    )
+    compare.add_argument("--jobs", type=int, metavar="N", help="simulations at once (default: one per core)")
+    compare.add_argument("--out", metavar="DIR", help="new folder (default: comparisons/<job>-<number>)")
+    compare.add_argument("--dry-run", action="store_true", help="list the cells, and stop")
+    compare.add_argument("--debug", action="store_true", help="show tracebacks")
+    output = compare.add_mutually_exclusive_group()
+    output.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    output.add_argument("--json", action="store_true", help="print a JSON line per run, then the comparison")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from deploy.compare.command import compare
+
+    return compare(arguments)
+
+
+def _add_timeline(commands) -> None:
+    timeline = _add(commands, "timeline", "draw what each worker did when", "timeline")
+    timeline.add_argument("run", metavar="RUN", help="directory of a simulated run, or of one with record = true")
+    timeline.add_argument("--from", dest="start", type=float, metavar="T", help="seconds since the start (default: 0)")
+    timeline.add_argument("--to", dest="stop", type=float, metavar="T", help="default: so that steps can be told apart")
+    timeline.add_argument("--replicas", metavar="A-B", help="e.g. 0-7 or 0,3,5 (default: the first 64)")
+    timeline.add_argument("--out", metavar="FILE", help=".svg or .html (default: RUN/timeline.html)")
+
+
+def _add_reproduce(commands) -> None:
+    reproduce = _add(commands, "reproduce", "show that the algorithms do what their papers claim", "run")
+    reproduce.set_defaults(command=_lazy("run", "deploy.reproduce.command"))
+    reproduce.add_argument("claims", nargs="*", metavar="CLAIM", help="names of claims, e.g. A1 beale; see --list")
+    reproduce.add_argument("--all", action="store_true", help="every claim")
+    reproduce.add_argument("--list", action="store_true", help="show the claims, and stop")
+    reproduce.add_argument("--seeds", type=int, default=1, metavar="N", help="run with seeds 0 to N-1 (default: 1)")
+    reproduce.add_argument(
+        "--out", default="reproduced", metavar="DIR", help="for figures and pictures (default: %(default)s)"
+    )
 
 
 def _add(commands, name: str, help: str, function: str) -> argparse.ArgumentParser:
@@ -120,13 +211,11 @@ def _add(commands, name: str, help: str, function: str) -> argparse.ArgumentPars
     return command
 
 
-def _lazy(function: str) -> Callable[[argparse.Namespace], int]:
+def _lazy(function: str, module: str = "deploy.commands") -> Callable[[argparse.Namespace], int]:
     """A command that is imported when it runs: parsing must not wait for numpy."""
 
     def call(arguments: argparse.Namespace) -> int:
-        from deploy import commands
-
-        return getattr(commands, function)(arguments)
+        return getattr(importlib.import_module(module), function)(arguments)
 
     return call
 

@@ -26,7 +26,7 @@ def train(arguments: Namespace) -> int:
     if arguments.dry_run:
         print(job.to_toml(), end="")
         return DONE
-    from deploy.processes import run
+    from deploy.launchers import run
 
     with observer_for(job, quiet=arguments.quiet, json=arguments.json) as observer:
         result = run(job, observer)
@@ -47,6 +47,7 @@ def job_from(arguments: Namespace) -> Job:
     overrides = list(arguments.overrides)
     overrides += [f"workers.count={arguments.workers}"] if arguments.workers is not None else []
     overrides += [f"seed={arguments.seed}"] if arguments.seed is not None else []
+    overrides += [f"backend={arguments.backend}"] if arguments.backend is not None else []
     if arguments.resume:
         from deploy.run_directory import require_run
 
@@ -115,6 +116,29 @@ def report(arguments: Namespace) -> int:
     out = arguments.out or (Path(arguments.runs[0]) / "report.html" if len(arguments.runs) == 1 else "report.html")
     try:
         print(short_path(write_report(arguments.runs, out)))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    return DONE
+
+
+def replay(arguments: Namespace) -> int:
+    """Replay a recorded run and say whether it comes to the same center."""
+    from deploy.replay import replay as replay_run
+    from deploy.replay import replay_lines
+
+    outcome = replay_run(arguments.run)
+    for line in replay_lines(outcome):
+        print(line)
+    return DONE if outcome.equal else FAILED
+
+
+def timeline(arguments: Namespace) -> int:
+    """Draw what each worker did when, and say where the picture is."""
+    from deploy.timeline import write_timeline
+
+    out = arguments.out or Path(arguments.run) / "timeline.html"
+    try:
+        print(short_path(write_timeline(arguments.run, out, arguments.start, arguments.stop, arguments.replicas)))
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
     return DONE

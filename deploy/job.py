@@ -16,6 +16,7 @@ from deploy.resolve import read_toml, resolve
 from deploy.sections import (
     BACKENDS,
     FIXED_SECTIONS,
+    AdmissionSection,
     CheckpointSection,
     DataSection,
     EvaluationSection,
@@ -25,6 +26,7 @@ from deploy.sections import (
     TaskSection,
     WorkersSection,
 )
+from deploy.simulator.section import SimulationSection, check_against
 from ps.errors import JobError, UsageError
 
 
@@ -39,7 +41,8 @@ class Job:
       local_rule: a replica's rule, likewise.
       name: names the run directory; the job file's stem.
       seed: of every random choice, >= 0.
-      backend: ``"processes"``.
+      backend: ``"processes"`` or ``"simulation"``.
+      record: keep the order of all pulls, pushes and exchanges in the run directory.
       run: run directory asked for, or None for ``runs/<name>-<number>``; relative to the working directory.
       path: the file the job came from, absolute, or None. Not part of the job's identity.
       resume: go on from the checkpoint in ``run``. Not saved.
@@ -52,12 +55,15 @@ class Job:
     local_rule: dict[str, Any] | None = None
     workers: WorkersSection = field(default_factory=WorkersSection)
     shards: ShardsSection = field(default_factory=ShardsSection)
+    admission: AdmissionSection = field(default_factory=AdmissionSection)
     stop: StopSection = field(default_factory=StopSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    simulation: SimulationSection = field(default_factory=SimulationSection)
     name: str = "job"
     seed: int = 0
     backend: str = "processes"
+    record: bool = False
     run: str | None = field(default=None, compare=False)
     path: str | None = field(default=None, compare=False)
     resume: bool = field(default=False, compare=False)
@@ -69,6 +75,7 @@ class Job:
             raise JobError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {self.backend!r}")
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise JobError(f"name must be usable as a folder's name, got {self.name!r}")
+        check_against(self.simulation, self.workers.count, self.shards.count)
 
     @classmethod
     def from_dict(
@@ -98,11 +105,14 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Nested tables that ``from_dict`` reads back as an equal job; paths are absolute."""
         tables: dict[str, Any] = {"name": self.name, "seed": self.seed, "backend": self.backend}
+        tables |= {"record": True} if self.record else {}
         tables["task"] = {"name": self.task.name, **self.task.options}
         tables["data"] = self.data.to_table()
         tables["strategy"] = {"name": self.strategy.name, **self.strategy.options}
         tables |= {part: dict(rule) for part in ("rule", "local_rule") if (rule := getattr(self, part)) is not None}
         tables |= {part: getattr(self, part).to_table() for part in FIXED_SECTIONS if part != "data"}
+        if self.backend != "simulation" and self.simulation == SimulationSection():
+            del tables["simulation"]
         return _without_none(tables)
 
     def to_toml(self) -> str:
@@ -140,6 +150,10 @@ class Job:
     def build_local_rule(self) -> Any:
         """The replica's rule, or None."""
         return _build_rule(self.local_rule)
+
+    def with_backend(self, backend: str) -> Job:
+        """The same job, to be run elsewhere."""
+        return self if self.backend == backend else replace(self, backend=backend)
 
     def with_run(self, run: str | Path, *, resume: bool = False) -> Job:
         """The same job, to be run in (or resumed from) this directory."""

@@ -7,9 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from worker.statistics import Statistics, summarise_staleness
+from worker.statistics import Statistics, columns, summarise_staleness
 
-_TOTALS = ("steps", "examples", "updates", "skipped", "staleness_sum", "staleness_count", "loss_sum", "loss_count")
+MOST_LISTED = 256  # workers of which each has its own entry in records
+
+_TOTALS = (
+    "steps",
+    "examples",
+    "updates",
+    "skipped",
+    "dropped",
+    "staleness_sum",
+    "staleness_count",
+    "loss_sum",
+    "loss_count",
+)
+_RATES = ("examples", "staleness_sum", "staleness_count")
+_PER_WORKER = ("steps", "examples", "busy_seconds", "wait_seconds")
 
 
 class Monitor:
@@ -21,18 +35,20 @@ class Monitor:
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], workers: int):
-        self.workers = [Statistics.of(arrays, worker) for worker in range(workers)]
+        self._first = Statistics.of(arrays, 0)
+        self._columns, self._histograms = columns(arrays), arrays["statistics.staleness"]
+        self._listed = range(workers if workers <= MOST_LISTED else 0)
         self._last = self._totals()
         self._last_seconds = 0.0
-        self._last_per_worker = [self._of_worker(worker) for worker in self.workers]
+        self._last_per_worker = [self._of_worker(worker) for worker in self._listed]
         self._loss_mark = (0.0, 0.0)
         self.train_loss: float | None = None
 
     def restore(self, counters: Mapping[str, Any]) -> None:
         """Count on from a checkpoint (of any number of workers): what others had counted is put on the first."""
-        first = self.workers[0]
+        first = self._first
         for name in _TOTALS:
-            setattr(first, name, getattr(first, name) + counters[name])
+            setattr(first, name, getattr(first, name) + counters.get(name, 0))  # an older run lacks some
         first.staleness_max = max(counters["staleness_max"], first.staleness_max)
         np.add(first.histogram, np.array(counters["histogram"], dtype=np.int64), out=first.histogram)
         self._last = self._totals()
@@ -48,8 +64,8 @@ class Monitor:
         now, last = self._totals(), self._last
         elapsed = max(seconds - self._last_seconds, 1e-9)
         per_worker = []
-        for index, statistics in enumerate(self.workers):
-            current, before = self._of_worker(statistics), self._last_per_worker[index]
+        for index in self._listed:
+            current, before = self._of_worker(index), self._last_per_worker[index]
             per_worker.append(
                 {
                     "worker": index,
@@ -86,6 +102,11 @@ class Monitor:
         totals = self._totals()
         return {"examples": totals["examples"], "steps": totals["steps"]}
 
+    @property
+    def updates(self) -> int:
+        """Changes made to the center."""
+        return self._columns["updates"].sum().item()
+
     def summary(self, seconds: float) -> dict[str, Any]:
         """The counted part of ``summary.json``."""
         totals = self._totals()
@@ -97,30 +118,22 @@ class Monitor:
             "updates_per_second": totals["updates"] / seconds if seconds > 0 else 0.0,
             "examples_per_second": totals["examples"] / seconds if seconds > 0 else 0.0,
             "skipped_nonfinite": totals["skipped"],
+            "dropped": totals["dropped"],
             "staleness": summarise_staleness(self._histogram(), totals["staleness_sum"], self._staleness_max()),
-            "per_worker": [
-                {
-                    "worker": index,
-                    "steps": worker.steps,
-                    "examples": worker.examples,
-                    "busy_seconds": worker.busy_seconds,
-                    "wait_seconds": worker.wait_seconds,
-                }
-                for index, worker in enumerate(self.workers)
-            ],
+            "per_worker": [{"worker": index, **self._of_worker(index, _PER_WORKER)} for index in self._listed],
         }
 
     def _totals(self) -> dict[str, Any]:
-        return {name: sum(getattr(worker, name) for worker in self.workers) for name in _TOTALS}
+        return {name: self._columns[name].sum().item() for name in _TOTALS}
 
-    def _of_worker(self, statistics: Statistics) -> dict[str, Any]:
-        return {name: getattr(statistics, name) for name in ("examples", "staleness_sum", "staleness_count")}
+    def _of_worker(self, worker: int, names: tuple[str, ...] = _RATES) -> dict[str, Any]:
+        return {name: self._columns[name].item(worker) for name in names}
 
     def _histogram(self) -> np.ndarray:
-        return np.sum([worker.histogram for worker in self.workers], axis=0)
+        return self._histograms.sum(axis=0)
 
     def _staleness_max(self) -> int:
-        return max(worker.staleness_max for worker in self.workers)
+        return self._columns["staleness_max"].max().item()
 
 
 def _ratio(now: Mapping[str, Any], before: Mapping[str, Any], total: str, count: str) -> float | None:

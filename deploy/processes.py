@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +12,20 @@ import numpy as np
 
 from deploy.crew import EVALUATOR, Crew
 from deploy.evaluations import Evaluations, require_finite
+from deploy.interruption import termination_as_interrupt
 from deploy.job import Job
 from deploy.monitor import Monitor
 from deploy.progress import Observer
+from deploy.recording import Recording
 from deploy.rehearsal import rehearse
 from deploy.report import write_report
 from deploy.result import Result
 from deploy.run_directory import RunDirectory
 from deploy.saving import cut, load_parameters, restore_run, write_checkpoint
 from deploy.setup import Setup, plan_of, prepare
-from deploy.summary import start_facts, summarise
+from deploy.summary import start_facts, summarise, trace_facts
+from deploy.timetable import Timetable
+from ps.admission import Clocks
 from ps.checkpoint import Checkpoint, Writer
 from ps.errors import (
     CheckpointError,
@@ -80,6 +80,7 @@ class Launcher:
         self.coordinator = Coordinator(plan_of(setup))
         self.crew = Crew(setup)
         self.evaluations = Evaluations(setup, self.crew)
+        self.clocks = Clocks.of(setup.arrays)
         self.monitor = Monitor(setup.arrays, self.job.workers.count)
         self.writer = Writer(directory.checkpoint, self.job.checkpoint.keep)
         self.incarnations = [0] * self.job.workers.count
@@ -92,7 +93,9 @@ class Launcher:
         self._earlier_seconds = 0.0
         self._examples_before = 0  # in the epochs that have ended
         self._started = time.perf_counter()
-        self._next_progress = self._next_save = self._next_evaluation = 0.0
+        self._recording = Recording(directory.path, self._started) if self.job.record else None
+        setup.record_to = self._recording and self._recording.folder
+        self._timetable = Timetable({}, 0.0)
         self._saved: dict[int, dict[str, Any]] = {}
         self._saving = self._save_is_due = False
         self._finished: set[int] = set()
@@ -104,11 +107,13 @@ class Launcher:
         try:
             if self.job.resume:
                 self._restore()
-            with _termination_as_interrupt():
+            with termination_as_interrupt():
                 self._guarded(self._train)
                 self._guarded(self._wind_up)
         finally:
             self.crew.end()
+        if self._recording is not None:
+            self._guarded(lambda: self._recording.finish(trace_facts(self.job), self.setup.state.shards))
         return self._conclude()
 
     def _guarded(self, stage: Any) -> None:
@@ -161,7 +166,7 @@ class Launcher:
         Not for synchronous replicas: the ones who hold still would be waited for by the others.
         """
         finite = np.isfinite(self.setup.result_vector()).all()
-        if finite and not isinstance(self.failure, NonFiniteError) and not self.setup.strategy.rounds:
+        if finite and not isinstance(self.failure, NonFiniteError) and not self.setup.rounds:
             self._checkpoint()
 
     def _conclude(self) -> Result:
@@ -239,15 +244,20 @@ class Launcher:
             match effect:
                 case c.OpenEpoch(epoch):
                     examples = self.setup.order.of(epoch)
-                    self.setup.arrays["orders"][epoch % 2][: examples.size] = examples
+                    orders = self.setup.arrays["orders"]
+                    orders[epoch % len(orders)][: examples.size] = examples
                 case c.Assign(replica, part):
                     self.crew.tell(replica, "work", range=asdict(part))
                 case c.Join(replica):
                     for shard in self.setup.state.shards:
                         shard.join(replica)
+                    self.clocks.join(replica)
                 case c.Leave(replica):
+                    if self._recording is not None:
+                        self._recording.note_leave(replica, self.incarnations[replica])
                     for shard in self.setup.state.shards:
                         shard.leave(replica, self.coordinator.epoch)
+                    self.clocks.leave(replica)
                 case c.Restart(replica):
                     self._start_worker(replica)
                     self._event("worker_replaced", f"worker {replica} was replaced", worker=replica)
@@ -276,28 +286,26 @@ class Launcher:
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def _schedule(self) -> None:
-        now = self._seconds()
-        self._next_progress = now + PROGRESS_S
-        self._next_save = now + (self.job.checkpoint.every_seconds or math.inf)
-        self._next_evaluation = now + (self.job.evaluation.every_seconds or math.inf)
+        job = self.job
+        periods = {
+            "progress": PROGRESS_S,
+            "evaluation": job.evaluation.every_seconds,
+            "save": job.checkpoint.every_seconds,
+        }
+        self._timetable = Timetable(periods, self._seconds())
 
     def _keep_time(self) -> None:
         now = self._seconds()
         if self.coordinator.finished is not None:
             return
-        if now >= self._next_progress:
-            self._next_progress = now + PROGRESS_S
+        if self._timetable.due("progress", now):
             self._report_progress()
-        if now >= self._next_evaluation:
-            self._next_evaluation = now + (self.job.evaluation.every_seconds or math.inf)
+        if self._timetable.due("evaluation", now):
             self._evaluate(self.coordinator.ended)
-        if now >= self._next_save:
-            self._next_save = now + (self.job.checkpoint.every_seconds or math.inf)
-            if (
-                self.setup.strategy.rounds
-            ):  # in the middle of a step replicas wait for each other; between epochs nobody does
-                self._save_is_due = True
-            else:
+        if self._timetable.due("save", now):
+            # In the middle of a synchronous step replicas wait for each other; between epochs nobody does.
+            self._save_is_due = self.setup.rounds
+            if not self._save_is_due:
                 self._checkpoint()
         if self.job.stop.seconds is not None and now >= self.job.stop.seconds:
             self.coordinator.finish(f"{self.job.stop.seconds:g} seconds", at_once=True)
@@ -390,21 +398,3 @@ class Launcher:
             self.incarnations[replica] = incarnation
         self._earlier_seconds = manifest["seconds"]
         self._examples_before = sum(map(self.setup.order.size, range(self.coordinator.ended)))
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the run as ^C does: stop, save, say so. Only possible in the main thread."""
-
-    def interrupt(_signal: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

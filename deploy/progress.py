@@ -168,7 +168,9 @@ class TimeLeft:
 
     def update(self, record: Record) -> float | None:
         """Seconds left, or None while unknown; counted from the first record, as a resumed run starts midway."""
-        shares = [min(1.0, (record.get(name) or 0.0) / bound) for name, bound in self.bounds.items()]
+        # A bound is on the run's own time, virtual in a simulation.
+        done = {**record, "seconds": record.get("virtual_seconds", record["seconds"])}
+        shares = [min(1.0, (done.get(name) or 0.0) / bound) for name, bound in self.bounds.items()]
         if not shares:
             return None
         self.fraction = max(shares)
@@ -203,6 +205,8 @@ def start_line(info: Record) -> str:
         if info.get(name) is not None
     ]
     what = " on ".join(str(info[name]) for name in ("strategy", "task") if info.get(name))
+    if what and info.get("backend") == "simulation":
+        what += ", simulated"
     line = f"{what}: {', '.join(parts)}" if what and parts else what or ", ".join(parts) or "started"
     return f"{line}; resumed at epoch {info['epoch']:g}" if info.get("epoch") else line
 
@@ -210,11 +214,15 @@ def start_line(info: Record) -> str:
 def progress_line(record: Record, seconds_left: float | None = None) -> str:
     """``epoch 3.20  loss 0.3411  1.24M examples/s  staleness 1.3  2 workers  0:12 left``."""
     parts = [f"epoch {record['epoch']:.2f}", f"loss {number(record.get('loss'))}"]
-    parts.append(f"{si(record.get('examples_per_second') or 0.0)} examples/s")
+    virtual = record.get("virtual_seconds")
+    unit = "s" if virtual is None else "virtual s"
+    parts.append(f"{si(record.get('examples_per_second') or 0.0)} examples/{unit}")
     if record.get("staleness") is not None:
         parts.append(f"staleness {record['staleness']:.1f}")
     if record.get("workers_alive") is not None:
         parts.append(plural(record["workers_alive"], "worker"))
+    if virtual is not None:
+        parts.append(f"{si(virtual)} virtual s")
     if seconds_left is not None:
         parts.append(f"{clock(seconds_left)} left")
     return "  ".join(parts)
@@ -222,7 +230,9 @@ def progress_line(record: Record, seconds_left: float | None = None) -> str:
 
 def evaluation_line(record: Record) -> str:
     """``epoch 3  12.3 s  train loss 0.3411  test_accuracy 0.8461``."""
-    parts = [f"epoch {record['epoch']:g}", f"{record['seconds']:.1f} s"]
+    virtual = record.get("virtual_seconds")
+    time = f"{record['seconds']:.1f} s" if virtual is None else f"{si(virtual)} virtual s"
+    parts = [f"epoch {record['epoch']:g}", time]
     if record.get("train_loss") is not None:
         parts.append(f"train loss {number(record['train_loss'])}")
     parts += [f"{name} {number(value)}" for name, value in (record.get("evaluation") or {}).items()]
@@ -237,14 +247,26 @@ def summary_lines(summary: Record, run: str | None = None) -> list[str]:
     lines = [f"{status}: {reason}" if reason and reason != status else status]
     did = [f"{summary['epochs']:g} epochs"] if summary.get("epochs") is not None else []
     did += [f"{summary[name]:,} {name}" for name in ("steps", "examples") if summary.get(name) is not None]
+    virtual = summary.get("virtual_seconds")
+    if virtual is not None:
+        did.append(f"{si(virtual)} virtual s")
     if summary.get("wall_seconds") is not None:
-        did.append(f"{summary['wall_seconds']:.1f} s")
+        did.append(f"{summary['wall_seconds']:.1f} s{'' if virtual is None else ' of real time'}")
     if summary.get("examples_per_second"):
-        did.append(f"{si(summary['examples_per_second'])} examples/s")
+        did.append(f"{si(summary['examples_per_second'])} examples/{'s' if virtual is None else 'virtual s'}")
     lines.append("  ".join(did))
+    busy = [seconds / virtual for seconds in summary.get("shard_busy_seconds") or []] if virtual else []
+    if any(busy):
+        lines.append(
+            f"shards busy {', '.join(f'{100 * share:.3g} %' for share in busy[:8])}{' …' if len(busy) > 8 else ''}"
+        )
     metrics = {"train_loss": summary.get("train_loss"), **(summary.get("evaluation") or {})}
     lines.append("  ".join(f"{name} {number(value)}" for name, value in metrics.items() if value is not None))
-    counted = (("worker_deaths", "worker death", ""), ("skipped_nonfinite", "non-finite gradient", " skipped"))
+    counted = (
+        ("worker_deaths", "worker death", ""),
+        ("skipped_nonfinite", "non-finite gradient", " skipped"),
+        ("dropped", "late gradient", " dropped"),
+    )
     lines += [plural(summary[key], word) + rest for key, word, rest in counted if summary.get(key)]
     if run:
         lines += [f"run     {short_path(run)}", f"report  {short_path(Path(run) / 'report.html')}"]

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from deploy.setup import Setup
+from ps.admission import Clocks
 from ps.errors import NonFiniteError
 from ps.shard import ShardOptions
 from ps.state import build_state, initialise, private_arrays, state_specs
 from ps.transport.direct import DirectLink
 from worker.driver import Driver, Work
+from worker.gate import Gate
 from worker.locking import Locking
 from worker.replica import Replica
 from worker.statistics import Statistics
@@ -30,7 +32,7 @@ def rehearse(setup: Setup) -> None:
     if setup.layout.nbytes > LARGEST_BYTES:
         return
     options = ShardOptions(
-        lock_free=setup.job.shards.apply == "lock_free", rounds=setup.strategy.rounds, averaging=setup.averaging
+        lock_free=setup.job.shards.apply == "lock_free", rounds=setup.rounds, averaging=setup.averaging
     )
     arrays = private_arrays(state_specs(setup.layout, 1, setup.rule, options))
     state = build_state(setup.layout, 1, setup.rule, options, arrays, lambda _index: threading.Lock())
@@ -50,6 +52,7 @@ def rehearse(setup: Setup) -> None:
         Statistics.private(),
         replace(setup.driver_options(), background=False, sweep_examples=1),
         Locking(mode=setup.locking(0).mode, owners=np.zeros_like(setup.locking(0).owners)),
+        gate=Gate(setup.policy, Clocks.private(1)),
     )
     try:
         driver.begin()

@@ -20,7 +20,7 @@ SMOOTH_POINTS = 120  # rates are noisy: fewer, averaged points
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory recorded; records are as in ``metrics.jsonl``."""
+    """What a run directory recorded; records are as in ``metrics.jsonl``, but ``seconds`` of a simulated run are virtual."""
 
     name: str
     path: Path
@@ -35,6 +35,12 @@ class Run:
         """``done``, ``failed``, ``interrupted``, or ``running`` while there is no summary."""
         return str(self.summary.get("status") or "running")
 
+    @property
+    def simulated(self) -> bool:
+        """Its time is virtual."""
+        records = [self.summary, *self.progress[:1], *self.evaluations[:1]]
+        return any(record.get("virtual_seconds") is not None for record in records)
+
     def metric_names(self) -> list[str]:
         """Names of all evaluation metrics, in the order they first stood in."""
         return list(dict.fromkeys(name for record in self.evaluations for name in record.get("evaluation") or {}))
@@ -47,7 +53,7 @@ def read_run(path: str | Path) -> Run:
       RunDirectoryError: not a run directory, or a damaged one.
     """
     path = require_run(path)
-    records = read_metrics(path)
+    records = [in_own_time(record) for record in read_metrics(path)]
     of_kind = {
         kind: [record for record in records if record.get("kind") == kind]
         for kind in ("progress", "evaluation", "event")
@@ -55,6 +61,12 @@ def read_run(path: str | Path) -> Run:
     job = (path / "job.toml").read_text(encoding="utf-8", errors="replace")
     name = path.resolve().name
     return Run(name, path, job, read_summary(path), of_kind["progress"], of_kind["evaluation"], of_kind["event"])
+
+
+def in_own_time(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose ``seconds`` are virtual if it is of a simulation."""
+    virtual = record.get("virtual_seconds")
+    return record if virtual is None else {**record, "seconds": virtual}
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
@@ -84,16 +96,22 @@ def render(runs: Sequence[Run]) -> str:
     alone = runs[0] if len(runs) == 1 else None
     title = alone.name if alone else f"{len(runs)} runs"
     body = [_head_of(alone) if alone else _head_of_many(runs)]
-    body += [_section("Training loss", _loss_charts(runs)), _section("Evaluation", _metric_charts(runs))]
-    body += [_section("Staleness and throughput", [*_staleness_charts(runs), *_throughput_charts(runs)])]
+    body += [section("Training loss", _loss_charts(runs)), section("Evaluation", _metric_charts(runs))]
+    body += [section("Staleness and throughput", [*_staleness_charts(runs), *_throughput_charts(runs)])]
+    body += [_timeline(alone) if alone else ""]
     body += [_events_table(runs), _evaluation_table(alone) if alone else "", *(_job_details(run) for run in runs)]
+    return page(title, "".join([*body, _footer(runs)]))
+
+
+def page(title: str, body: str) -> str:
+    """A self-contained page, style and script inside, around the HTML ``body``."""
     folder = resources.files("deploy") / "page"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)} · Hogshead</title>\n<style>{style}</style></head>\n"
-        f"<body><main>{''.join(body)}{_footer(runs)}</main>\n"
+        f"<body><main>{body}</main>\n"
         f"<script>{script}</script></body></html>\n"
     )
 
@@ -108,7 +126,9 @@ def _head_of(run: Run) -> str:
     ]
     reason = f" · {summary['stop_reason']}" if summary.get("stop_reason") else ""
     head = f'<h1>{escape(run.name)}<span class="status {escape(run.status)}">{escape(run.status)}</span></h1>'
-    head += f'<p class="sub">{escape(" on ".join(what) + "".join(f", {rule}" for rule in rules) + reason)}</p>'
+    simulated = ", simulated: time and rates are virtual" if run.simulated else ""
+    about = " on ".join(what) + "".join(f", {rule}" for rule in rules) + simulated + reason
+    head += f'<p class="sub">{escape(about)}</p>'
     if summary.get("error"):
         head += f'<p class="error">{escape(str(summary["error"]))}</p>'
     tiles = "".join(
@@ -132,22 +152,27 @@ def _head_of_many(runs: Sequence[Run]) -> str:
         rows.append(f'<tr><td>{key}{escape(run.name)}</td><td class="left">{what}</td>{status}{cells}</tr>')
     heads = "".join(f'<th class="left">{name}</th>' for name in ("run", "what", "status"))
     heads += "".join(f"<th>{escape(name)}</th>" for name in names)
-    return f"<h1>{len(runs)} runs</h1><h2>Summary</h2>{_table(heads, rows)}"
+    return f"<h1>{len(runs)} runs</h1><h2>Summary</h2>{table(heads, rows)}"
 
 
 def _tiles(run: Run) -> list[tuple[str, str]]:
     """``(name, text)`` of the facts that stand on top of the page."""
-    summary = run.summary
+    summary, unit = run.summary, "virtual s" if run.simulated else "s"
+    admission = summary.get("admission")
     facts: list[tuple[str, Any, Callable[[Any], str]]] = [
         *((name, value, number) for name, value in (summary.get("evaluation") or {}).items()),
         ("train loss", summary.get("train_loss"), number),
+        ("virtual time", summary.get("virtual_seconds"), lambda s: f"{s:.4g} s" if s < 1e4 else f"{s:,.0f} s"),
         ("wall time", summary.get("wall_seconds"), lambda s: f"{s:.1f} s" if s < 60 else clock(s)),
         ("epochs", summary.get("epochs"), lambda n: f"{n:g}"),
-        ("examples/s", summary.get("examples_per_second"), si),
-        ("updates/s", summary.get("updates_per_second"), si),
+        (f"examples/{unit}", summary.get("examples_per_second"), si),
+        (f"updates/{unit}", summary.get("updates_per_second"), si),
         ("mean staleness", (summary.get("staleness") or {}).get("mean"), number),
         ("workers", summary.get("workers"), str),
         ("shards", summary.get("shards"), str),
+        ("busiest shard", max(utilisation(summary), default=0.0) or None, lambda share: f"{100 * share:.3g} %"),
+        ("admission", admission if admission != "asynchronous" else None, str),
+        ("gradients dropped", summary.get("dropped") or None, si),
         ("seed", summary.get("seed"), str),
         ("non-finite skipped", summary.get("skipped_nonfinite") or None, str),
         ("worker deaths", summary.get("worker_deaths") or None, str),
@@ -187,17 +212,35 @@ def _over_time_and_examples(
 ) -> list[str]:
     """Two figures of one quantity, on the same y axis: against seconds and against examples."""
     figures = []
-    for axis, x_label in (("seconds", "seconds"), ("examples", "training examples")):
+    for axis, x_label in (("seconds", seconds_label(runs)), ("examples", "training examples")):
         series = [
             Series(
                 run.name, [record[axis] for record in records(run)], [value(record) for record in records(run)], index
             )
             for index, run in enumerate(runs)
         ]
+        time = f"{'virtual ' if _all_simulated(runs) else ''}time"
         figures.append(
-            charts.line_chart(f"{title} over {'time' if axis == 'seconds' else 'examples'}", series, x_label, y_label)
+            charts.line_chart(f"{title} over {time if axis == 'seconds' else 'examples'}", series, x_label, y_label)
         )
     return figures
+
+
+def _all_simulated(runs: Sequence[Run]) -> bool:
+    return all(run.simulated for run in runs)
+
+
+def seconds_label(runs: Sequence[Run]) -> str:
+    """What a time axis of these runs shows."""
+    if _all_simulated(runs):
+        return "virtual seconds"
+    return "seconds (virtual where simulated)" if any(run.simulated for run in runs) else "seconds"
+
+
+def utilisation(summary: Mapping[str, Any]) -> list[float]:
+    """Share of the time that each shard of a simulated run was serving."""
+    seconds = summary.get("virtual_seconds") or 0.0
+    return [busy / seconds for busy in summary.get("shard_busy_seconds") or []] if seconds > 0 else []
 
 
 def _staleness_charts(runs: Sequence[Run]) -> list[str]:
@@ -220,7 +263,12 @@ def _staleness_charts(runs: Sequence[Run]) -> list[str]:
     return [
         figure.replace("</figure>", f"{note}</figure>"),
         charts.line_chart(
-            "Mean staleness over time", over_time, "seconds", "versions", from_zero=True, most_points=SMOOTH_POINTS
+            "Mean staleness over time",
+            over_time,
+            seconds_label(runs),
+            "versions",
+            from_zero=True,
+            most_points=SMOOTH_POINTS,
         ),
     ]
 
@@ -240,9 +288,10 @@ def _throughput_charts(runs: Sequence[Run]) -> list[str]:
     own_colors = len(runs) == 1 and len(rates) <= MOST_WORKER_LINES
     bars = [(str(worker), rate, worker if own_colors else index) for index, worker, rate in rates]
     keys = [(run.name, index) for index, run in enumerate(runs)]
+    rate = "examples/virtual s" if _all_simulated(runs) else "examples/s"
     return [
-        charts.line_chart(title, lines, "seconds", "examples/s", from_zero=True, most_points=SMOOTH_POINTS),
-        charts.bar_chart("Mean throughput of each worker", bars, "worker", "examples/s", keys),
+        charts.line_chart(title, lines, seconds_label(runs), rate, from_zero=True, most_points=SMOOTH_POINTS),
+        charts.bar_chart("Mean throughput of each worker", bars, "worker", rate, keys),
     ]
 
 
@@ -285,6 +334,14 @@ def _progress_series(name: str, run: Run, color: int, key: str) -> Series:
     )
 
 
+def _timeline(run: Run) -> str:
+    """The beginning of a run whose operations were kept."""
+    from deploy.timeline import beginning
+
+    drawn = beginning(run.path)
+    return f"<h2>Timeline</h2>{drawn}" if drawn else ""
+
+
 def _events_table(runs: Sequence[Run]) -> str:
     """All events but checkpoints, which are only counted."""
     rows = []
@@ -302,7 +359,7 @@ def _events_table(runs: Sequence[Run]) -> str:
     heads = (
         "<th>run</th>" if len(runs) > 1 else ""
     ) + "<th>at</th><th class='left'>event</th><th class='text'>message</th>"
-    return f"<h2>Events</h2>{_table(heads, rows)}{note}"
+    return f"<h2>Events</h2>{table(heads, rows)}{note}"
 
 
 def _evaluation_table(run: Run) -> str:
@@ -319,20 +376,23 @@ def _evaluation_table(run: Run) -> str:
             *(number(value) for value in values),
         ]
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    heads = "".join(f"<th>{escape(name)}</th>" for name in ["epoch", "seconds", "examples", "train loss", *names])
-    return f"<details><summary>All evaluations ({len(rows)})</summary>{_table(heads, rows)}</details>"
+    seconds = seconds_label([run])
+    heads = "".join(f"<th>{escape(name)}</th>" for name in ["epoch", seconds, "examples", "train loss", *names])
+    return f"<details><summary>All evaluations ({len(rows)})</summary>{table(heads, rows)}</details>"
 
 
 def _job_details(run: Run) -> str:
     return f"<details><summary>Job of {escape(run.name)}, resolved</summary><pre>{escape(run.job)}</pre></details>"
 
 
-def _section(title: str, figures: Sequence[str]) -> str:
+def section(title: str, figures: Sequence[str]) -> str:
+    """A heading with figures below it."""
     content = f'<div class="charts">{"".join(figures)}</div>' if figures else '<p class="empty">none recorded</p>'
     return f"<h2>{escape(title)}</h2>{content}"
 
 
-def _table(heads: str, rows: Sequence[str]) -> str:
+def table(heads: str, rows: Sequence[str]) -> str:
+    """A table that scrolls by itself where it is too wide; ``heads`` are th elements, ``rows`` tr elements."""
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 

@@ -6,10 +6,11 @@ import inspect
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deploy.recordable import with_recording
 from deploy.schema import check_keys, check_type, label, require_keys, type_hints
 from deploy.sections import (
     FIXED_SECTIONS,
@@ -17,6 +18,7 @@ from deploy.sections import (
     DataSection,
     StrategySection,
     TaskSection,
+    WorkersSection,
     check_top_level,
 )
 from ps.errors import JobError, UsageError, nearest
@@ -50,12 +52,14 @@ def read_toml(path: Path) -> dict[str, Any]:
 def resolve(document: Mapping[str, Any], overrides: Sequence[str], folder: Path, name: str) -> dict[str, Any]:
     """Keyword arguments of ``Job`` for these tables; see ``Job.from_dict``."""
     tables = _with_names(_copy(document))
+    tables.pop("compare", None)  # for `hogshead compare` alone
     overridden = apply_overrides(tables, overrides)
     tables = _with_names(tables)
     check_top_level(tables)
     for part in (*NAMED_SECTIONS, *FIXED_SECTIONS):
         check_keys(part, tables.get(part, {}), tables.get(part, {}))  # a table at all, whatever its keys
     strategy_class = _strategy_class(tables)
+    tables = with_recording(tables)
     try:
         tables = _copy(strategy_class.resolve(tables)) if hasattr(strategy_class, "resolve") else tables
     except UsageError as error:
@@ -68,8 +72,22 @@ def resolve(document: Mapping[str, Any], overrides: Sequence[str], folder: Path,
     for part, section in FIXED_SECTIONS.items():
         if part != "data":
             parts[part] = section.from_table(tables.get(part, {}))
+    parts["workers"] = _workers_of_delay(tables, parts)
     parts["task"], parts["data"] = resolve_task(tables, overridden, folder)
     return parts
+
+
+def _workers_of_delay(tables: Mapping[str, Any], parts: Mapping[str, Any]) -> WorkersSection:
+    """The section ``[workers]``, whose count a delay pattern of the simulation decides."""
+    workers, needed = parts["workers"], parts["simulation"].delayed_workers()
+    if needed is None or parts.get("backend") != "simulation" or workers.count == needed:
+        return workers
+    if "count" in tables.get("workers", {}):
+        raise JobError(
+            f"[workers] count is {workers.count}, but [simulation] delay of {parts['simulation'].delay['updates']} updates needs "
+            f"{needed}; leave count out"
+        )
+    return replace(workers, count=needed)
 
 
 def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> set[tuple[str, ...]]:

@@ -232,20 +232,24 @@ def _match_sequence(value: Any, option: Any, kind: type) -> tuple[bool, Any]:
     return True, tuple(value) if kind is tuple else list(value)
 
 
+_PLURALS = {int: "integers", float: "numbers", str: "strings"}
+
+
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(option))
     kind = typing.get_origin(option) or option
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "a table"
-    if kind is tuple:
-        return "a list"
+    if kind in (tuple, list):
+        inner = [_PLURALS.get(entry) for entry in typing.get_args(option) if entry is not Ellipsis]
+        return f"a list of {inner[0]}" if len(inner) == 1 and inner[0] else "a list"
     return _TYPE_WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _example_text(name: str, example: Any) -> str:
     if example is None:
         return ""
-    import tomli_w
+    from ps.rules.documentation import toml
 
-    return f", e.g. {tomli_w.dumps({name: example}).strip()}" if not isinstance(example, Mapping) else ""
+    return f", e.g. {name} = {toml(example)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from deploy.schema import Section, check_keys, check_type, key
+from deploy.simulator.section import SimulationSection
 from ps.errors import JobError
 
 
@@ -85,7 +86,11 @@ class WorkersSection(Section):
     section: ClassVar[str] = "workers"
     count: int = key(2, help="number of worker processes", at_least=1)
     max_restarts: int = key(3, help="deaths of one worker in a row before the job stops", at_least=0)
-    transfers: str = key("auto", help="where pulls and pushes run", one_of=("auto", "inline", "background"))
+    transfers: str = key(
+        "auto",
+        help="where pulls and pushes run (inline where workers wait for each other)",
+        one_of=("auto", "inline", "background"),
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,21 @@ class ShardsSection(Section):
     apply: str = key("locked", help="one update at a time, or Hogwild!-style", one_of=("locked", "lock_free"))
     reads: str = key("torn", help="whether a pull may see half an update", one_of=("torn", "consistent"))
     memory_bytes: int = key(1 << 30, help="bound on what delay-aware rules remember per job", at_least=0)
+
+
+@dataclass(frozen=True)
+class AdmissionSection(Section):
+    """``[admission]``: how far replicas may run apart."""
+
+    section: ClassVar[str] = "admission"
+    policy: str = key(
+        "asynchronous",
+        help="who waits for whom",
+        one_of=("asynchronous", "bounded", "synchronous", "backup"),
+        example="bounded",
+    )
+    max_clock_lag: int = key(0, help="bounded: steps that a worker may be ahead of the slowest", at_least=0)
+    backups: int = key(1, help="backup: workers beyond those whose gradients make a step", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -145,11 +165,20 @@ class CheckpointSection(Section):
 
 FIXED_SECTIONS: dict[str, type[Section]] = {
     section.section: section
-    for section in (DataSection, WorkersSection, ShardsSection, StopSection, EvaluationSection, CheckpointSection)
+    for section in (
+        DataSection,
+        WorkersSection,
+        ShardsSection,
+        AdmissionSection,
+        StopSection,
+        EvaluationSection,
+        CheckpointSection,
+        SimulationSection,
+    )
 }
 NAMED_SECTIONS = ("task", "strategy", "rule", "local_rule")  # have a name; a bare string is short for it
-TOP_LEVEL = {"name": str, "seed": int, "backend": str, "run": str}
-BACKENDS = ("processes",)
+TOP_LEVEL = {"name": str, "seed": int, "backend": str, "run": str, "record": bool}
+BACKENDS = ("processes", "simulation")
 
 
 def check_top_level(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +190,7 @@ def check_top_level(document: Mapping[str, Any]) -> dict[str, Any]:
         if entry.name != "options"
     }
     check_keys("", document, [*NAMED_SECTIONS, *FIXED_SECTIONS, *TOP_LEVEL], elsewhere)
-    examples = {"name": "adult", "seed": 1, "backend": "processes", "run": "runs/adult-1"}
+    examples = {"name": "adult", "seed": 1, "backend": "processes", "run": "runs/adult-1", "record": True}
     return {
         name: check_type("", name, document[name], TOP_LEVEL[name], examples[name])
         for name in TOP_LEVEL

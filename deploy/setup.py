@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deploy.admission_checks import admission_of
 from deploy.job import Job
+from ps.admission import Clocks, Policy
 from ps.errors import TaskError, UsageError
 from ps.layout import Layout
 from ps.rules import SGD, Scheduled
@@ -31,6 +35,8 @@ from worker.task_calls import call_task
 
 BACKGROUND_BYTES = 16 << 20  # from here on a copy takes milliseconds, long enough to be worth a thread
 SWEEP_EXAMPLES = 4096
+ORDERS_BYTES, MOST_OPEN_EPOCHS = 16 << 20, 64
+_NO_LIMIT = 1 << 30
 SNAPSHOTS = 2  # centers waiting for evaluation
 
 
@@ -44,8 +50,10 @@ class Setup:
       state: the shards.
       order: of the examples. validation: int64, examples held out.
       sweeps: replicas step the mapped center with the task's compiled loop.
+      one_by_one: they would, but each example is a step of its own, with a pull and a push: simulated and recorded runs.
       arrays: name -> array: those of ``State``, the statistics, the locks, ``orders`` and ``snapshots``.
       segments: to be closed at the end.
+      record_to: the folder in which workers record their operations, or None.
     """
 
     job: Job
@@ -59,8 +67,10 @@ class Setup:
     order: Order
     validation: np.ndarray
     sweeps: bool
+    one_by_one: bool
     arrays: Mapping[str, np.ndarray]
     segments: list[Any] = field(default_factory=list)
+    record_to: Path | None = None
 
     @property
     def averaging(self) -> float:
@@ -70,20 +80,37 @@ class Setup:
     @property
     def batch_size(self) -> int:
         """Examples per step: 1 in a sweep."""
-        if self.sweeps:
+        if self.sweeps or self.one_by_one:
             return 1
         asked = self.job.data.batch_size
         return self.order.examples.size if asked == "all" else min(int(asked), self.order.examples.size)
 
+    @property
+    def together(self) -> bool:
+        """Every push of a gradient is a part of a synchronous step."""
+        return self.policy.rounds
+
+    @cached_property
+    def policy(self) -> Policy:
+        """How far replicas may run apart."""
+        return admission_of(self.job, self.strategy)
+
+    @property
+    def rounds(self) -> bool:
+        """Replicas make synchronous steps, be it by the strategy or by the policy."""
+        return self.strategy.rounds or self.policy.rounds
+
     def driver_options(self) -> DriverOptions:
         """How this job's steps are made."""
         transfers = self.job.workers.transfers
-        large = self.layout.nbytes >= BACKGROUND_BYTES
+        large = transfers == "auto" and self.layout.nbytes >= BACKGROUND_BYTES
+        # What a shard remembers of a read must be of the read that the next gradient is taken at, and a policy that makes
+        # replicas wait does so for updates that have been applied.
+        in_order = self.rule.remembers is not None or self.policy.joins
         return DriverOptions(
             batch_size=self.batch_size,
             skip_nonfinite=self.job.on_nonfinite == "skip",
-            # What a shard remembers of a read must be of the read that the next gradient is taken at.
-            background=self.rule.remembers is None and (transfers == "background" or (transfers == "auto" and large)),
+            background=(transfers == "background" or large) and not in_order,
             sweep_examples=SWEEP_EXAMPLES,
         )
 
@@ -114,30 +141,37 @@ def averaged_result(layout: Layout, center: np.ndarray, average: np.ndarray) -> 
 Allocate = Callable[[Specs, str], Mapping[str, np.ndarray]]
 
 
-def prepare(job: Job, lock: Callable[[int], Any] | None = None, shared: bool = True) -> Setup:
+def prepare(job: Job, lock: Callable[[int], Any] | None = None, shared: bool = True, task: Any = None) -> Setup:
     """Build the task, place its data, and make the shards with their initial values.
 
     Args:
       lock: makes the lock of shard i; None for shards of one process.
       shared: place arrays in shared memory.
+      task: to be used instead of a new one.
 
     Raises:
       UsageError: the job does not fit its task. TaskError: the task's own code failed. MemoryShortage: it does not fit.
     """
-    strategy, task = job.build_strategy(), job.build_task()
+    strategy = job.build_strategy()
+    policy = admission_of(job, strategy)
+    task = job.build_task() if task is None else task
     dataset = as_dataset(call_task("dataset", task.dataset))
     if len(dataset) == 0:
         raise UsageError("the task's data set has no examples")
     initial = call_task("parameters", task.parameters, np.random.default_rng([job.seed, 1]))
     layout = _layout(task, initial)
-    rule, local_rule = _rules(job, strategy)
+    rounds = strategy.rounds or policy.rounds
+    rule, local_rule = _rules(job, strategy, rounds)
     order, validation = _order(job, task, len(dataset))
     call_task("loss_and_gradient", check_task, task, dataset)
-    sweeps = _sweeps(job, strategy, task, rule)
+    sweeps = _sweeps(job, strategy, task, rule, rounds)
+    one_by_one = sweeps and (job.backend == "simulation" or job.record)
+    sweeps = sweeps and not one_by_one
     options = ShardOptions(
         replicas=job.workers.count,
         lock_free=job.shards.apply == "lock_free",
-        rounds=strategy.rounds,
+        rounds=rounds,
+        backups=policy.backups,
         memory_bytes=job.shards.memory_bytes,
         averaging=float(getattr(task, "averaging", 0.1)),
         seed=job.seed,
@@ -151,7 +185,8 @@ def prepare(job: Job, lock: Callable[[int], Any] | None = None, shared: bool = T
         return segments[-1]
 
     try:
-        _share(dataset, allocate)
+        if shared:
+            _share(dataset, allocate)
         specs = {
             **state_specs(layout, job.shards.count, rule, options),
             **statistics_specs(job.workers.count),
@@ -165,7 +200,20 @@ def prepare(job: Job, lock: Callable[[int], Any] | None = None, shared: bool = T
             segment.close()
         raise
     return Setup(
-        job, task, dataset, strategy, layout, rule, local_rule, state, order, validation, sweeps, arrays, segments
+        job,
+        task,
+        dataset,
+        strategy,
+        layout,
+        rule,
+        local_rule,
+        state,
+        order,
+        validation,
+        sweeps,
+        one_by_one,
+        arrays,
+        segments,
     )
 
 
@@ -176,10 +224,13 @@ def plan_of(setup: Setup) -> Plan:
         replicas=job.workers.count,
         epoch_size=setup.order.size,
         batch_size=setup.batch_size,
-        epoch_barrier=strategy.epoch_barrier,
-        rounds=strategy.rounds,
+        epoch_barrier=strategy.epoch_barrier or setup.rounds,
+        open_epochs=_NO_LIMIT if job.backend == "simulation" else len(setup.arrays["orders"]),
+        rounds=setup.rounds,
+        backups=setup.policy.backups,
+        joins=setup.policy.joins,
         warmstart_examples=strategy.warmstart_steps * setup.batch_size,
-        min_range=SWEEP_EXAMPLES if setup.sweeps else 4 * setup.batch_size,
+        min_range=_min_range(setup),
         evaluate_every=job.evaluation.every_epochs,
         checkpoint_every=job.checkpoint.every_epochs,
         max_restarts=job.workers.max_restarts,
@@ -188,13 +239,25 @@ def plan_of(setup: Setup) -> Plan:
     )
 
 
+def _open_epochs(order: Order) -> int:
+    """Epochs that the fastest worker may be ahead of the slowest: as many as fit a few megabytes."""
+    return min(max(ORDERS_BYTES // (8 * order.examples.size), 2), MOST_OPEN_EPOCHS)
+
+
+def _min_range(setup: Setup) -> int:
+    """The smallest range of examples worth a message; in virtual time messages cost nothing, and small ones even things out."""
+    if setup.sweeps:
+        return SWEEP_EXAMPLES
+    return setup.batch_size if setup.job.backend == "simulation" else 4 * setup.batch_size
+
+
 def _layout(task: Any, initial: Any) -> Layout:
     if not isinstance(initial, Mapping) or not all(isinstance(value, np.ndarray) for value in initial.values()):
         raise TaskError("the task's parameters must return a dict of numpy arrays by name")
     return Layout.of(initial, averaged=getattr(task, "averaged", ()), sparse=getattr(task, "sparse", ()))
 
 
-def _rules(job: Job, strategy: Strategy) -> tuple[UpdateRule, UpdateRule | None]:
+def _rules(job: Job, strategy: Strategy, rounds: bool) -> tuple[UpdateRule, UpdateRule | None]:
     """What the shards and the replicas apply; refuses a rule that takes something else than it would be given."""
     rule, local_rule = job.build_rule(), job.build_local_rule()
     if rule is not None and rule.pushes != strategy.payload:
@@ -206,9 +269,9 @@ def _rules(job: Job, strategy: Strategy) -> tuple[UpdateRule, UpdateRule | None]
         raise UsageError(
             f"[local_rule] {local_rule.name}: takes a pushed {local_rule.pushes}, but local steps take gradients"
         )
-    if strategy.rounds and job.shards.count > 1 and rule is not None and needs_norm(rule):
+    if rounds and job.shards.count > 1 and rule is not None and needs_norm(rule):
         raise UsageError(
-            f"[rule] clip_norm: {strategy.name} knows the norm of the mean gradient only where it is whole; "
+            "[rule] clip_norm: a synchronous step knows the norm of the mean gradient only where it is whole; "
             "set [shards] count to 1, or use clip_value"
         )
     return strategy.shard_rule(rule), local_rule
@@ -236,12 +299,16 @@ def _order(job: Job, task: Any, examples: int) -> tuple[Order, np.ndarray]:
     return order, validation
 
 
-def _sweeps(job: Job, strategy: Strategy, task: Any, rule: UpdateRule) -> bool:
-    """Whether steps are the task's compiled loop: it has one, the strategy uses it, and the rule is plain SGD."""
+def _sweeps(job: Job, strategy: Strategy, task: Any, rule: UpdateRule, rounds: bool) -> bool:
+    """Whether steps are the task's compiled loop: it has one, the strategy uses it, and the rule is plain SGD.
+
+    A synchronous step takes a gradient, which a sweep does not give.
+    """
     inner = chain(rule)
     plain = type(inner[-1]) is SGD and all(isinstance(wrapper, Scheduled) for wrapper in inner[:-1])
-    sweeps = strategy.may_sweep(job.data.batch_size) and plain and callable(getattr(task, "sweep", None))
-    strategy.check(sweeps)
+    compiled = callable(getattr(task, "sweep", None))
+    sweeps = strategy.may_sweep(job.data.batch_size) and plain and compiled and not rounds
+    strategy.check(sweeps or (job.backend == "simulation" and not rounds))  # it has locks of its own for single steps
     return sweeps
 
 
@@ -264,7 +331,8 @@ def _locking_sizes(strategy: Strategy, task: Any, sweeps: bool, workers: int) ->
 
 def _run_specs(layout: Layout, order: Order, workers: int, locking: Specs) -> Specs:
     specs = {f"locking.{name}": spec for name, spec in locking.items()}
-    specs["orders"] = ((2, order.examples.size), "int64")  # of the two epochs that may be open
+    specs |= Clocks.specs(workers)
+    specs["orders"] = ((_open_epochs(order), order.examples.size), "int64")
     specs["snapshots"] = ((SNAPSHOTS, layout.size), layout.dtype)
     specs["mail"] = ((workers,), "int64")  # counts messages sent to each worker, to be looked at between two steps
     return specs

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deploy.job import Job
 from deploy.monitor import Monitor
 from deploy.run_directory import versions
 from deploy.setup import Setup
@@ -27,6 +28,17 @@ def start_facts(setup: Setup, run: Path, coordinator: Coordinator) -> dict[str, 
     }
 
 
+def trace_facts(job: Job) -> dict[str, Any]:
+    """What a trace says of its run."""
+    return {
+        "backend": job.backend,
+        "workers": job.workers.count,
+        "shards": job.shards.count,
+        "seed": job.seed,
+        "resumed": job.resume,
+    }
+
+
 def summarise(
     setup: Setup,
     run: Path,
@@ -38,6 +50,7 @@ def summarise(
     evaluation: dict[str, float],
     deaths: int,
     error: Exception | None,
+    virtual_seconds: float | None = None,
 ) -> dict[str, Any]:
     """``summary.json``.
 
@@ -47,6 +60,7 @@ def summarise(
       evaluation: the last one.
       deaths: of workers.
       error: why it failed.
+      virtual_seconds: of a simulation; rates are then per virtual second.
     """
     job, goal, finished = setup.job, coordinator.goal, coordinator.finished
     best = None
@@ -54,14 +68,18 @@ def summarise(
         best = {"metric": goal.metric, "value": goal.best, "epoch": goal.best_epoch + 1}
     return {
         "status": status,
+        "backend": job.backend,
         "strategy": job.strategy.name,
+        "admission": setup.policy.name,
         "rule": None if job.rule is None else job.rule["name"],
         "local_rule": None if job.local_rule is None else job.local_rule["name"],
         "task": job.task.name,
         "workers": job.workers.count,
         "shards": job.shards.count,
         "epochs": coordinator.ended,
-        **monitor.summary(seconds),
+        **monitor.summary(seconds if virtual_seconds is None else virtual_seconds),
+        "wall_seconds": seconds,
+        "virtual_seconds": virtual_seconds,
         "train_loss": monitor.train_loss,
         "evaluation": evaluation,
         "best": best,

@@ -21,14 +21,18 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from deploy.recording import Recorder
 from deploy.setup import Setup
+from ps.admission import Clocks
 from ps.checkpoint import save_arrays
 from ps.errors import HogsheadError, NonFiniteError, UsageError
 from ps.transport.direct import DirectLink
 from worker.driver import Driver, Work
 from worker.effects import Range
+from worker.gate import Gate
 from worker.replica import Replica
 from worker.statistics import Statistics
+from worker.trace import FINISH
 
 _PR_SET_PDEATHSIG = 1
 
@@ -75,6 +79,7 @@ def worker_main(setup: Setup, replica_id: int, incarnation: int, connection: Con
         try:
             worker.run(restored)
         except Exception as error:
+            worker.end_record()
             send(connection, "error", **_error_fields(error))
             os._exit(1)
     os._exit(0)  # the launcher's own exit handlers, inherited by the fork, are not this process's business
@@ -109,8 +114,9 @@ class _Worker:
         )
         setup.task.rng = self.replica.rng
         self.statistics = Statistics.of(setup.arrays, replica_id)
+        self.recorder = None if setup.record_to is None else Recorder(setup.record_to, self.replica)
         link = DirectLink(
-            setup.state,
+            setup.state if self.recorder is None else self.recorder.watch(setup.state),
             replica_id,
             incarnation,
             consistent=job.shards.reads == "consistent",
@@ -126,6 +132,8 @@ class _Worker:
             self.statistics,
             setup.driver_options(),
             setup.locking(replica_id),
+            calls=self.recorder and self.recorder.watch_task(setup.task, setup.dataset, setup.layout),
+            gate=Gate(setup.policy, Clocks.of(setup.arrays), replica_id),
         )
 
     def run(self, restored: Any) -> None:
@@ -143,19 +151,29 @@ class _Worker:
                     self._handle(receive(self.connection))
                     self.statistics.wait_seconds += time.perf_counter() - waited
                 work = self.queue[0]
-                started = time.perf_counter()
+                started, waited = time.perf_counter(), self.statistics.wait_seconds
                 self.driver.run(work, self._between_steps)
-                self.statistics.busy_seconds += time.perf_counter() - started
+                waited = self.statistics.wait_seconds - waited  # for others, between steps
+                self.statistics.busy_seconds += time.perf_counter() - started - waited
                 self.queue.popleft()
                 send(self.connection, "done", range=work.id)
         except Stopped as stopped:
             self.stopping = True
             if stopped.flush:
+                if self.recorder is not None:
+                    self.recorder.add(FINISH)
                 self.driver.finish()
             self.driver.settle()
+        self.end_record()
         send(self.connection, "finished")
         while not self.ended:
             self._handle(receive(self.connection))
+
+    def end_record(self) -> None:
+        """Nothing more will be recorded."""
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = None
 
     def _between_steps(self) -> None:
         """Take messages that have come in; called after each step and while waiting for others."""
@@ -167,8 +185,11 @@ class _Worker:
         kind = message["kind"]
         if kind == "work":
             part = Range(**message["range"])
-            order = self.setup.arrays["orders"][part.epoch % 2]
-            # A copy, because the buffer is written again two epochs on.
+            if self.recorder is not None:
+                self.recorder.note_range(part)
+            orders = self.setup.arrays["orders"]
+            order = orders[part.epoch % len(orders)]
+            # A copy, because the buffer is written again when a later epoch takes its place.
             self.queue.append(Work(part.id, part.epoch, np.array(order[part.start : part.stop])))
         elif kind == "save":
             self._save(Path(message["folder"]))

@@ -30,9 +30,9 @@ class ReaderMemory:
 
     def claim(self, reader: int) -> np.ndarray | None:
         """The row of ``reader``, (n,) to be written, or None if there is no room. Not for two callers at once."""
-        row = self._find(reader + 1)
+        row = self._find(reader)
         if row < 0:
-            row = self._find(0)
+            row = self._free(reader)
             if row < 0:
                 return None
             self.owners[row] = reader + 1
@@ -40,15 +40,27 @@ class ReaderMemory:
 
     def recall(self, reader: int) -> np.ndarray | None:
         """What ``reader`` saw, (n,) as a view, or None where nothing is remembered."""
-        row = self._find(reader + 1)
+        row = self._find(reader)
         return None if row < 0 else self.rows[row]
 
     def forget(self, reader: int) -> None:
         """Free the row of ``reader``, if it has one."""
-        row = self._find(reader + 1)
+        row = self._find(reader)
         if row >= 0:
             self.owners[row] = 0
 
-    def _find(self, owner: int) -> int:
-        owners = self.owners.tolist()
-        return owners.index(owner) if owner in owners else -1
+    def _find(self, reader: int) -> int:
+        """The row that ``reader`` has, or -1: most often the row of its own number."""
+        if reader < self.owners.size and self.owners.item(reader) == reader + 1:
+            return reader
+        return self._search(reader + 1)
+
+    def _free(self, reader: int) -> int:
+        """A free row, or -1: that of its own number, so that it is found at once, or the first."""
+        if reader < self.owners.size and self.owners.item(reader) == 0:
+            return reader
+        return self._search(0)
+
+    def _search(self, owner: int) -> int:
+        found = np.flatnonzero(self.owners == owner)
+        return int(found[0]) if found.size else -1

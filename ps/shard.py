@@ -22,8 +22,9 @@ from ps.rounds import Round
 from ps.rules.base import Context, UpdateRule
 from ps.stepper import Payload, Stepper
 
-# Words of the header. UPDATING is the replica + 1 that is inside an update; ROUND counts synchronous steps.
-VERSION, STEPS, UPDATING, TORN, DUPLICATES, FALLBACKS, ROUND = range(7)
+# Words of the header. UPDATING is the replica + 1 that is inside an update; ROUND counts synchronous
+# steps, DROPPED contributions that came too late for theirs.
+VERSION, STEPS, UPDATING, TORN, DUPLICATES, FALLBACKS, ROUND, DROPPED = range(8)
 HEADER_WORDS = 16
 
 
@@ -51,12 +52,14 @@ class Applied:
       staleness: version before it minus the version pulled.
       duplicate: this stamp had been applied before; nothing was changed.
       round: of a contribution: the synchronous step that it is for, counted from 1.
+      dropped: of a contribution: it came too late, the step was made without it; nothing was changed.
     """
 
     version: int
     staleness: int
     duplicate: bool = False
     round: int = 0
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class ShardOptions:
     Attributes:
       replicas: highest number of replicas at one time.
       lock_free: apply pushes concurrently, without a lock (Hogwild!).
-      rounds: keep one contribution per replica, for synchronous strategies.
+      rounds: keep one contribution per replica, for synchronous steps.
+      backups: with rounds: a step is made without the last so many of ``replicas``, and what comes late is dropped.
       memory_bytes: bound on the reader memory of all shards together; readers without room fall back (see ReaderMemory).
       averaging: weight of one new observation of an averaged parameter.
       seed: of gradient noise.
@@ -75,6 +79,7 @@ class ShardOptions:
     replicas: int = 1
     lock_free: bool = False
     rounds: bool = False
+    backups: int = 0
     memory_bytes: int = 1 << 30
     averaging: float = 0.1
     seed: int = 0
@@ -82,6 +87,11 @@ class ShardOptions:
     def __post_init__(self):
         if self.replicas < 1:
             raise UsageError(f"ShardOptions: replicas must be >= 1, got {self.replicas}")
+        if not 0 <= self.backups < self.replicas:
+            raise UsageError(
+                f"ShardOptions: backups must be >= 0 and < replicas = {self.replicas}, got {self.backups}: somebody must make "
+                "the step"
+            )
         if self.memory_bytes < 0:
             raise UsageError(f"ShardOptions: memory_bytes must be >= 0, got {self.memory_bytes}")
 
@@ -138,6 +148,11 @@ class Shard:
     def rounds(self) -> int:
         """Synchronous steps made so far."""
         return self.header.item(ROUND)
+
+    @property
+    def dropped(self) -> int:
+        """Contributions dropped so far because they came late."""
+        return self.header.item(DROPPED)
 
     def counts(self) -> dict[str, int]:
         """What went otherwise than planned: updates cut off by a kill, pushes seen twice, reads that were not remembered."""
@@ -218,19 +233,26 @@ class Shard:
         return self._update(stamp, version, lambda _staleness: elastic.step(x, self.center, alpha))
 
     def contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Applied:
-        """Lay down this replica's part of a synchronous step; the last member to do so applies the mean of all.
+        """Lay down this replica's part of a synchronous step; the last one that it needs applies the mean of all.
 
-        The answer comes at once; the step has been made when ``rounds`` has reached the answer's ``round``.
+        The answer comes at once; the step has been made when ``rounds`` has reached the answer's ``round``. With backup workers
+        a part that was taken at an older version than the shard's is late: it is dropped, and there is nothing to wait for.
         """
         contributions = self.round
         assert contributions is not None, "the job was set up without rounds"
+        late = False
 
-        def lay(_staleness: int) -> None:
+        def lay(staleness: int) -> None:
+            nonlocal late
+            late = self.options.backups > 0 and staleness > 0
+            if late:
+                self.header[DROPPED] += 1
+                return
             contributions.lay(stamp.replica, payload, self.rounds + 1)
             self._finish_round(epoch)
 
         applied = self._update(stamp, version, lay, advance=False)
-        return replace(applied, round=int(contributions.laid[stamp.replica]))
+        return replace(applied, round=int(contributions.laid[stamp.replica]), dropped=late)
 
     def join(self, replica: int) -> None:
         """Count ``replica`` in from the next synchronous step on."""

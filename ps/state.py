@@ -109,7 +109,8 @@ def _shard(
         )
     synchronous = None
     if options.rounds:
-        synchronous = Round(*(arrays[f"{index}.{name}"] for name in ("contributions", "mean", "laid", "members")))
+        names = ("contributions", "mean", "laid", "members")
+        synchronous = Round(*(arrays[f"{index}.{name}"] for name in names), backups=options.backups)
     return Shard(
         index=index,
         range=part,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 # The first example may load compiled code, and the machine may be busy: no test is about time.
 settings.register_profile("hogshead", deadline=None)
 settings.load_profile("hogshead")
+
+# Whoever starts the suite in the background of a shell has it, and all that it starts, ignore ^C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

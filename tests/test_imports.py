@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TRANSPORTS = {"ray", "grpc", "torch", "multiprocessing"}
 FORBIDDEN = {"ps": {"worker", "deploy", "hogshead"} | TRANSPORTS, "worker": {"deploy", "hogshead"} | TRANSPORTS}
 ALGORITHMS = ["ps/rules", "worker/strategies", "worker/coordinator.py", "ps/rounds.py", "ps/elastic.py", "ps/layout.py",
-              "ps/reader_memory.py", "ps/shard.py", "ps/stepper.py", "worker/stopping.py", "worker/commands.py"]  # fmt: skip
+              "ps/reader_memory.py", "ps/shard.py", "ps/stepper.py", "ps/admission.py", "worker/stopping.py",
+              "worker/commands.py", "worker/gate.py", "worker/membership.py"]  # fmt: skip
 SURROUNDINGS = {"time", "datetime", "random", "secrets", "os", "sys", "pathlib", "io", "socket", "subprocess", "threading",
                 "asyncio", "fcntl", "mmap", "tempfile", "uuid"}  # fmt: skip
 

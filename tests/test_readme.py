@@ -87,6 +87,7 @@ def run_line(line: str, capfd) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", words[2:])
             patch.syspath_prepend(str(ROOT))
+            patch.delitem(sys.modules, words[2], raising=False)  # a test of it may have run in this process before
             with pytest.raises(SystemExit) as ended:
                 runpy.run_module(words[2], run_name="__main__", alter_sys=True)
         assert not ended.value.code

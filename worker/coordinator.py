@@ -2,11 +2,14 @@
 
 Events go in as method calls, effects come out as lists for a launcher to carry out in their order. It reads no clock and does no
 I/O, so the same logic runs over processes, on a cluster and in virtual time.
+
+Without a barrier epochs flow into each other, and one ends when as many examples are done as it and those before it have: a
+straggler that is still at work on some of them holds nobody up.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,7 +28,10 @@ from worker.effects import (
     Range,
     Restart,
 )
+from worker.membership import Membership
 from worker.stopping import Goal, StopRule
+
+_SMALL_SHARES = 16  # with backups: as SHARES, counted from what is left
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,10 @@ class Plan:
       epoch_size: examples in an epoch, by its 0-based number.
       batch_size: ranges are multiples of it, but for the last of an epoch.
       epoch_barrier: no epoch begins before the one before has ended.
-      rounds: synchronous steps: ranges are equal parts, and replicas join and leave.
+      open_epochs: without it: orders of so many epochs are kept, >= 2. Others wait for a replica that falls back further.
+      rounds: synchronous steps: the first waits until everybody is there, and replicas join and leave.
+      backups: with rounds: replicas that a step does not wait for. Without any, ranges are equal parts.
+      joins: replicas join and leave also without rounds, because somebody may have to wait for them.
       warmstart_examples: replica 0 works alone until it has done so many.
       min_range: smallest range worth a message.
       evaluate_every, checkpoint_every: epochs; 0 means only at the end, which the launcher does.
@@ -50,7 +59,10 @@ class Plan:
     epoch_size: Callable[[int], int]
     batch_size: int = 1
     epoch_barrier: bool = False
+    open_epochs: int = 2
     rounds: bool = False
+    backups: int = 0
+    joins: bool = False
     warmstart_examples: int = 0
     min_range: int = 1
     evaluate_every: int = 1
@@ -60,27 +72,17 @@ class Plan:
     goal: Goal | None = None
 
 
-@dataclass
-class _Member:
-    """What the coordinator knows of one replica."""
-
-    joined: bool = False
-    ranges: deque[Range] = field(default_factory=deque)
-    done: int = 0  # examples finished
-    deaths: int = 0  # in a row
-    since_death: int = 0  # examples finished since the last
-    in_round: bool = False
-
-
 class Coordinator:
     """See the module. A launcher calls ``start`` once, then one method per event."""
 
     DEPTH = 2  # ranges a replica holds: the next one is there before it asks
+    SHARES = 8  # a range is at most this part of a fair share of what is left, so that a slow replica does not hold the others up
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.goal = plan.goal
-        self.members = [_Member() for _ in range(plan.replicas)]
+        self._crowd = Membership(plan.replicas, self.DEPTH)
+        self.members = self._crowd.members
         self.epoch = 0  # the epoch being handed out
         self.cursor = 0  # examples of it handed out
         self.ended = 0  # epochs ended
@@ -90,21 +92,28 @@ class Coordinator:
         self._again: deque[Range] = deque()  # ranges of the dead
         self._next_id = 0
         self._opened = -1
+        self._unfinished: Counter[int] = Counter()  # epoch -> ranges of it in hand or in ``_again``
+        self._done = 0  # examples of all finished ranges
+        self._until_end = plan.epoch_size(0)  # of the epoch that ends next: examples that have to be done by then
+        self._warm = plan.warmstart_examples == 0
 
     # -- events -------------------------------------------------------------------------------------------------------
 
     def joined(self, replica: int) -> list[Effect]:
         """A replica is ready for work."""
-        self.members[replica].joined = True
+        self._crowd.join(replica)
         return self._go_on()
 
     def done(self, replica: int, range_id: int) -> list[Effect]:
         """A replica has finished a range; one that it no longer holds is ignored."""
-        member = self.members[replica]
-        held = next((part for part in member.ranges if part.id == range_id), None)
+        held = self._crowd.take(replica, range_id)
         if held is None:
             return []
-        member.ranges.remove(held)
+        member = self.members[replica]
+        self._unfinished[held.epoch] -= 1
+        if not self._unfinished[held.epoch]:
+            del self._unfinished[held.epoch]
+        self._done += held.size
         member.done += held.size
         member.since_death += held.size
         # A few ranges between two deaths are no progress: it must have got through its share of an epoch.
@@ -115,18 +124,21 @@ class Coordinator:
     def died(self, replica: int) -> list[Effect]:
         """A replica's process is gone: its ranges are handed out again, and it is replaced unless it keeps dying."""
         member = self.members[replica]
-        member.joined = False
-        self._again.extend(member.ranges)
-        member.ranges.clear()
+        effects = self._lose(replica, gone=False)
         member.deaths += 1
-        member.since_death = 0
-        member.in_round = False
-        effects: list[Effect] = [Leave(replica)]
         if self.finished:
             return effects
         if member.deaths > self.plan.max_restarts:
             return [*effects, Fail(replica, member.deaths)]
         return [*effects, Restart(replica), *self._go_on()]
+
+    def left(self, replica: int) -> list[Effect]:
+        """A replica has left for good: its ranges are handed out again and nobody waits for it, unless it joins again."""
+        return [*self._lose(replica, gone=True), *self._go_on()]
+
+    def _lose(self, replica: int, gone: bool) -> list[Effect]:
+        self._again.extend(self._crowd.lose(replica, gone))
+        return [Leave(replica)]
 
     def evaluated(self, epoch: int, metrics: dict[str, float]) -> list[Effect]:
         """An evaluation has come in; it may end the training. One that comes after the end still counts for the best."""
@@ -156,25 +168,20 @@ class Coordinator:
 
     def _end_epochs(self) -> list[Effect]:
         effects: list[Effect] = []
-        while self._is_over(self.ended):
+        while self.ended <= self._opened and self._done >= self._until_end:
             epoch = self.ended
             self.ended += 1
-            effects += [*self._leave_idle(), EpochEnded(epoch)]
+            self._until_end += self.plan.epoch_size(self.ended)
+            effects += [*(self._leave_idle() if self.plan.rounds else ()), EpochEnded(epoch)]
             if self.plan.evaluate_every and self.ended % self.plan.evaluate_every == 0:
                 effects.append(Evaluate(epoch))
             last = self._bound_reached() is not None  # the launcher saves at the end anyway
             if self.plan.checkpoint_every and self.ended % self.plan.checkpoint_every == 0 and not last:
                 effects.append(Checkpoint(epoch))
         reason = self._bound_reached()
-        if reason is not None and not self._outstanding() and not self._again:
+        if reason is not None and not self._crowd.in_hand and not self._again:
             effects += self.finish(reason, at_once=False)
         return effects
-
-    def _is_over(self, epoch: int) -> bool:
-        """All of ``epoch`` was handed out and is done."""
-        if epoch > self._opened or self._left_in(epoch) > 0:
-            return False
-        return all(part.epoch != epoch for part in (*self._outstanding(), *self._again))
 
     def _left_in(self, epoch: int) -> int:
         """Examples of ``epoch`` not handed out yet."""
@@ -192,8 +199,7 @@ class Coordinator:
         if self._opened < 0:
             self._opened = self.epoch
             return [OpenEpoch(self.epoch)]
-        behind = 1 if self.plan.epoch_barrier else 2
-        if self._left_in(self.epoch) > 0 or self.epoch + 1 - self.ended >= behind:
+        if self._left_in(self.epoch) > 0 or self._must_wait():
             return []
         if self.plan.stop.epochs is not None and self.epoch + 1 >= self.plan.stop.epochs:
             return []
@@ -201,46 +207,66 @@ class Coordinator:
         self._opened = self.epoch
         return [OpenEpoch(self.epoch)]
 
+    def _must_wait(self) -> bool:
+        """The next epoch must not be opened yet: somebody may still look at the order whose place it would take."""
+        if self.plan.epoch_barrier:
+            return self.ended <= self.epoch
+        oldest = min(self._unfinished, default=self.epoch + 1)
+        return oldest <= self.epoch + 1 - self.plan.open_epochs
+
     def _hand_out(self) -> list[Effect]:
         """Fill the replicas' hands, the emptiest first; a dead replica's ranges go first."""
         if self._opened < 0 or (self.plan.rounds and not self._all_here()):
             return []
-        effects: list[Effect] = []
+        joins: list[Effect] = []
+        assigned: list[Effect] = []
+        left: list[Effect] = []
         for depth in range(self.DEPTH):
-            for replica, member in enumerate(self.members):
-                if len(member.ranges) > depth or not self._may_work(replica):
-                    continue
+            while not left and (replica := self._first_hungry(depth)) is not None:
                 part = self._next_range()
                 if part is None:
-                    return effects + self._leave_idle()
-                member.ranges.append(part)
-                if self.plan.rounds and not member.in_round:
-                    member.in_round = True
-                    # All join before any works: a step must not be made without those whose range comes next.
-                    effects.insert(0, Join(replica))
-                effects.append(Assign(replica, part))
-        return effects
+                    left = self._leave_idle()
+                    break
+                joins += self._count_in(replica)
+                self._crowd.give(replica, part)
+                assigned.append(Assign(replica, part))
+        # All join before any works: a step must not be made without those whose range comes next.
+        return [*reversed(joins), *assigned, *left]
 
-    def _may_work(self, replica: int) -> bool:
-        """Joined, and not held back while replica 0 warms the center up alone."""
-        if not self.members[replica].joined:
-            return False
-        if self.members[0].done >= self.plan.warmstart_examples:
-            return True
-        return replica == 0 and self._warmstart_left() > 0
+    def _count_in(self, replica: int) -> list[Effect]:
+        """From now on others wait for this replica, where anybody waits at all."""
+        member = self.members[replica]
+        if member.counted or not (self.plan.rounds or self.plan.joins):
+            return []
+        member.counted = True
+        return [Join(replica)]
+
+    def _first_hungry(self, depth: int) -> int | None:
+        """The replica that is given a range next if it has no more than ``depth``; during the warm start only replica 0."""
+        if self._is_warm():
+            return self._crowd.first_hungry(depth)
+        return 0 if self._crowd.wants(depth, 0) and self._warmstart_left() > 0 else None
+
+    def _is_warm(self) -> bool:
+        """Replica 0 has warmed the center up alone, or never will."""
+        first = self.members[0]
+        self._warm = self._warm or first.done >= self.plan.warmstart_examples or first.gone
+        return self._warm
 
     def _warmstart_left(self) -> int:
         """Examples of the warm start that are not handed out yet."""
+        if self._is_warm():
+            return 0
         first = self.members[0]
         return self.plan.warmstart_examples - first.done - sum(part.size for part in first.ranges)
 
     def _all_here(self) -> bool:
-        """Everybody has joined, or some are at work already."""
-        return all(member.joined for member in self.members) or bool(self._outstanding())
+        """Everybody has joined who has not left for good, or some are at work already."""
+        return self._crowd.complete or self._crowd.in_hand > 0
 
     def _next_range(self) -> Range | None:
         if self._again:
-            return self._again.popleft()
+            return self._again.popleft()  # counted as unfinished all the time
         allowed = self.plan.stop.examples_left(self.handed, self.steps, self.plan.batch_size)
         left = min(self._left_in(self.epoch), allowed)
         if left <= 0:
@@ -248,6 +274,7 @@ class Coordinator:
         size = min(self._range_size(left), left)
         part = Range(self._next_id, self.epoch, self.cursor, self.cursor + size)
         self._next_id += 1
+        self._unfinished[self.epoch] += 1
         self.cursor += size
         self.handed += size
         self.steps += -(-size // self.plan.batch_size)
@@ -260,35 +287,31 @@ class Coordinator:
           left: examples of the epoch that may still be handed out, > 0.
         """
         batch, replicas = self.plan.batch_size, self.plan.replicas
-        if self.plan.rounds:
+        if self.plan.rounds and not self.plan.backups:
             wanted = self._equal_part(left)
         elif replicas == 1:
             wanted = left
+        elif self.plan.rounds:
+            # The one that is too slow for every step must not hold up the end of the epoch.
+            wanted = left // (_SMALL_SHARES * replicas)
         else:
             fair = -(-self.plan.epoch_size(self.epoch) // replicas)  # a small data set is enough for everybody, too
-            wanted = min(max(left // (2 * replicas), self.plan.min_range), fair)
+            wanted = min(max(left // (self.SHARES * replicas), self.plan.min_range), fair)
         if self._warmstart_left() > 0:
             wanted = min(wanted, self._warmstart_left())
-        return -(-wanted // batch) * batch
+        return max(-(-wanted // batch), 1) * batch
 
     def _equal_part(self, left: int) -> int:
         """The epoch in as many parts as replicas, which differ by a batch at most: only one step lacks a replica."""
         batch, replicas = self.plan.batch_size, self.plan.replicas
         batches = -(-(self.cursor + left) // batch)
-        ends = (-(-part * batches // replicas) * batch for part in range(1, replicas + 1))
-        return next(end for end in ends if end > self.cursor) - self.cursor
-
-    def _outstanding(self) -> list[Range]:
-        return [part for member in self.members for part in member.ranges]
+        # Part k ends after ceil(k * batches / replicas) batches; the first that ends behind the cursor comes next.
+        part = (self.cursor // batch) * replicas // batches + 1
+        return -(-part * batches // replicas) * batch - self.cursor
 
     def _leave_idle(self) -> list[Effect]:
-        """Synchronous steps must not wait for those who have nothing to do."""
-        effects: list[Effect] = []
-        for replica, member in enumerate(self.members):
-            if member.in_round and not member.ranges:
-                member.in_round = False
-                effects.append(Leave(replica))
-        return effects
+        """Nobody must wait for those who have nothing to do."""
+        return [Leave(replica) for replica in self._crowd.dismiss_idle()]
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
 
@@ -327,6 +350,9 @@ class Coordinator:
         # What was in hand goes out first and in its order, so that one replica goes on as if it had never stopped.
         for parts in (*state["ranges"].values(), state["again"]):
             self._again.extend(Range(**part) for part in parts)
+        self._unfinished = Counter(part.epoch for part in self._again)
+        self._done = self.handed - sum(part.size for part in self._again)
+        self._until_end = sum(map(self.plan.epoch_size, range(self.ended + 1)))
         for member, done in zip(self.members, state["done"]):
             member.done = done
         if self.goal is not None and state["goal"] is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 
 from ps.errors import NonFiniteError
 from ps.rules.base import Context, UpdateRule
-from ps.transport.link import Link
+from ps.transport.link import LATE, Link
+from ps.waiting import wait_until
 from worker.commands import Command, ComputeGradient, Exchange, Pull, Push, Sweep
 from worker.courier import Courier
 from worker.data.dataset import Dataset
+from worker.gate import Gate
 from worker.gradients import Gradient, is_finite, needs_norm, norm
 from worker.locking import Locking
 from worker.replica import Replica
@@ -85,6 +88,8 @@ class Driver:
       statistics: counted up.
       options: see there.
       locking: locks of a sweep.
+      calls: the task, where several replicas in one process share its buffers.
+      gate: lets it begin its steps; by default at once.
     """
 
     def __init__(
@@ -98,11 +103,15 @@ class Driver:
         statistics: Statistics,
         options: DriverOptions,
         locking: Locking | None = None,
+        calls: TaskCalls | None = None,
+        gate: Gate | None = None,
     ):
         self.replica, self.strategy, self.link, self.rule = replica, strategy, link, rule
         self.statistics, self.options, self.locking = statistics, options, locking or Locking()
-        self.calls = TaskCalls(task, dataset, replica.layout)
+        self.calls = calls or TaskCalls(task, dataset, replica.layout)
         self.work = Work(-1, 0, np.zeros(0, np.int64))
+        self.gate = gate or Gate()
+        self._allowance = options.sweep_examples  # steps that it may make before it asks again
         self._needs_norm = needs_norm(rule)
         self._courier = Courier(replica.layout.size, replica.layout.dtype) if options.background else None
         self._perform: dict[type, Callable[[Any], Any]] = {
@@ -123,6 +132,8 @@ class Driver:
         now = self.link.versions()
         if self.replica.versions.shape != now.shape:
             self.replica.versions = now
+        if self.gate.clocked:
+            self.gate.pace.ahead = self.replica.accrued.count
 
     def finish(self) -> None:
         """The strategy's commands after the last step; nothing is under way afterwards."""
@@ -137,28 +148,43 @@ class Driver:
             self._courier.drain()
 
     def run(self, work: Work, between_steps: Callable[[], None] = lambda: None) -> None:
-        """Train on a range; ``between_steps`` is called after each step and may raise to stop there."""
+        """Train on a range; ``between_steps`` is called after each step and while the next must wait, and may raise to stop."""
         self.work = work
         self.replica.epoch = work.epoch
         while work.left:
             before = work.position
+            self._await_admission(between_steps)
             self.step()
             assert work.position > before, f"{type(self.strategy).__name__}.step took no examples"
             between_steps()
 
+    def _await_admission(self, between_steps: Callable[[], None]) -> None:
+        if not self.gate.clocked:
+            return
+        self._allowance = self.gate.allowance()
+        if self._allowance == 0:
+            started = time.perf_counter()
+            wait_until(lambda: self.gate.allowance() > 0, between_steps)
+            self._allowance = self.gate.allowance()
+            self.statistics.wait_seconds += time.perf_counter() - started
+
     def step(self) -> None:
         """One local step, or one call of a sweep."""
-        position = self.work.position
+        position, skipped = self.work.position, False
         try:
             self._run(self.strategy.step(self.replica))
         except _SkipStep:
             self.statistics.skipped += 1
+            skipped = True
         examples = self.work.position - position
         steps = examples if self.replica.sweeps else 1
         self.replica.clock += steps
         self.statistics.steps += steps
         self.statistics.examples += examples
         self.statistics.heartbeat += 1
+        if self.gate.clocked:
+            self.settle()  # the clock says that all before it has been applied
+            self.gate.stepped(steps, self.replica.accrued.count, skipped)
 
     def _run(self, commands: Steps) -> None:
         self._land()
@@ -218,9 +244,9 @@ class Driver:
 
     def _push(self, command: Push) -> None:
         versions, epoch = self.replica.versions, self.replica.epoch
-        if command.together:
+        if command.together or self.gate.policy.rounds:
             dense = self.calls.dense(command.payload)
-            self._count(self.link.push_together(dense, versions, epoch=epoch))
+            self._count_together(self.link.push_together(dense, versions, epoch=epoch))
             return
         length = norm(command.payload, self.replica.layout) if self._needs_norm else None
 
@@ -244,9 +270,16 @@ class Driver:
         if largest >= 0:
             self.statistics.note_staleness(largest)
 
+    def _count_together(self, staleness: np.ndarray) -> None:
+        """Count a contribution to a synchronous step: dropped if it was late anywhere, and a change if it was not everywhere."""
+        late = staleness == LATE
+        self.statistics.dropped += bool(late.any())
+        if not late.all():
+            self._count(staleness)
+
     def _sweep(self, _command: Sweep) -> None:
         assert self.link.center is not None
-        examples = self.work.take(self.options.sweep_examples)
+        examples = self.work.take(min(self.options.sweep_examples, self._allowance))
         step_size = self.rule.learning_rate(Context(step=self.replica.clock + 1, epoch=self.work.epoch))
         before = self.link.note_updates(0)
         loss = self.calls.sweep(self.link.center, examples, step_size, self.locking)

@@ -26,7 +26,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class OpenEpoch:
-    """Make the order of ``epoch`` available; at most two epochs are open at a time."""
+    """Make the order of ``epoch`` available, in the place of the one ``Plan.open_epochs`` before it."""
 
     epoch: int
 
@@ -62,7 +62,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnded:
-    """All examples of ``epoch`` have been processed."""
+    """So many examples have been processed as ``epoch`` and those before it have; with a barrier, all of theirs."""
 
     epoch: int
 

@@ -98,6 +98,28 @@ class Order:
         return np.where(everywhere, rng.integers(0, n, n), easy[rng.integers(0, easy.size, n)])
 
 
+class RecentOrders:
+    """The orders of the last few epochs asked for; others are made again, which gives the same.
+
+    Args:
+      order: makes them.
+    """
+
+    KEPT = 4
+
+    def __init__(self, order: Order):
+        self._order = order
+        self._kept: dict[int, np.ndarray] = {}
+
+    def of(self, epoch: int) -> np.ndarray:
+        """As ``Order.of``."""
+        if epoch not in self._kept:
+            self._kept[epoch] = self._order.of(epoch)
+            while len(self._kept) > self.KEPT:
+                del self._kept[next(iter(self._kept))]
+        return self._kept[epoch]
+
+
 def split_validation(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and validation examples, int64, disjoint, together ``n``; the split is random from the seed.
 

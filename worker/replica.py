@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -43,19 +44,30 @@ class Replica:
     sweeps: bool = False
     clock: int = 0
     epoch: int = 0
-    parameters: np.ndarray = field(init=False, repr=False)
-    versions: np.ndarray = field(init=False, repr=False)
-    accrued: Accrual = field(init=False, repr=False)
-    local: LocalStep = field(init=False, repr=False)
-    rng: np.random.Generator = field(init=False, repr=False)
+    versions: np.ndarray = field(init=False, repr=False, default_factory=lambda: np.zeros(0, np.int64))
     _buffers: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
 
-    def __post_init__(self):
-        self.parameters = np.zeros(self.layout.size, self.layout.dtype)
-        self.versions = np.zeros(0, np.int64)
-        self.accrued = Accrual(self.layout)
-        self.local = LocalStep(self.layout, self.local_rule or Add(), self.averaging, self.seed)
-        self.rng = np.random.default_rng([self.seed, self.id, self.incarnation])
+    # Made when first asked for: of thousands of simulated replicas most never need them all at once.
+
+    @cached_property
+    def parameters(self) -> np.ndarray:
+        """(N,), zeros at first."""
+        return np.zeros(self.layout.size, self.layout.dtype)
+
+    @cached_property
+    def accrued(self) -> Accrual:
+        """Nothing at first."""
+        return Accrual(self.layout)
+
+    @cached_property
+    def local(self) -> LocalStep:
+        """The local rule at work, with its slots."""
+        return LocalStep(self.layout, self.local_rule or Add(), self.averaging, self.seed)
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """Of this replica alone."""
+        return np.random.default_rng([self.seed, self.id, self.incarnation])
 
     def buffer(self, name: str) -> np.ndarray:
         """A vector (N,) for use within one step; the same one for the same name."""

@@ -14,6 +14,7 @@ COUNTERS = (
     "updates",
     "pulls",
     "skipped",
+    "dropped",
     "staleness_sum",
     "staleness_count",
     "staleness_max",
@@ -36,17 +37,18 @@ class Statistics:
 
     Attributes:
       steps: local steps finished. examples: examples seen. updates: changes made to the center (pushes, exchanges, or the
-        examples of a sweep). pulls. skipped: gradients thrown away because they were not finite. heartbeat: rises as long as
-        the replica does anything.
+        examples of a sweep). pulls. skipped: gradients thrown away because they were not finite. dropped: gradients
+        that came too late for their synchronous step. heartbeat: rises as long as the replica does anything.
       loss_sum, loss_count: of the training loss. wait_seconds: waiting for work. busy_seconds: working.
       histogram: int64 (BUCKETS,) of staleness.
     """
 
-    __slots__ = ("_counters", "_sums", "histogram")
+    __slots__ = ("_buckets", "_counters", "_sums", "histogram")
 
     def __init__(self, counters: np.ndarray, sums: np.ndarray, histogram: np.ndarray):
         # Memory views give and take plain numbers several times faster than arrays; these are counted up at every step.
-        self._counters, self._sums, self.histogram = memoryview(counters), memoryview(sums), histogram
+        self._counters, self._sums = memoryview(counters), memoryview(sums)
+        self.histogram, self._buckets = histogram, memoryview(histogram)
 
     @staticmethod
     def of(arrays, replica: int) -> Statistics:
@@ -64,7 +66,7 @@ class Statistics:
 
     def note_staleness(self, staleness: int, times: int = 1) -> None:
         """Count ``times`` updates of this staleness."""
-        self.histogram[bucket_of(staleness)] += times
+        self._buckets[bucket_of(staleness)] += times
         self.staleness_sum += staleness * times
         self.staleness_count += times
         if staleness > self.staleness_max:
@@ -86,6 +88,13 @@ def _word(words: str, index: int) -> property:
 for _words, _names in (("_counters", COUNTERS), ("_sums", SUMS)):
     for _index, _name in enumerate(_names):
         setattr(Statistics, _name, _word(_words, _index))
+
+
+def columns(arrays) -> dict[str, np.ndarray]:
+    """Each counter of all replicas, name -> (p,) view, in the arrays of ``statistics_specs``."""
+    counters, sums = arrays["statistics.counters"], arrays["statistics.sums"]
+    named = {name: counters[:, index] for index, name in enumerate(COUNTERS)}
+    return named | {name: sums[:, index] for index, name in enumerate(SUMS)}
 
 
 def bucket_of(staleness: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from ps.errors import HogsheadError, TaskError, UsageError
 from ps.layout import Layout
 from ps.rows import Rows
+from ps.rules.kernels import all_below
 from worker.data.dataset import Dataset
 from worker.gradients import Gradient, add_rows
 from worker.locking import Locking
@@ -163,7 +164,7 @@ class TaskCalls:
             if part.values.size != part.size * parameter.width:
                 shape = (part.size, parameter.width)
                 raise TaskError(f"the gradient of {name!r}: values must have shape {shape}, got {part.values.shape}")
-            if part.size and not (0 <= part.rows.min() and part.rows.max() < parameter.shape[0]):
+            if not all_below(part.rows, parameter.shape[0]):
                 raise TaskError(
                     f"the gradient of {name!r}: rows must be >= 0 and < {parameter.shape[0]}, got {part.rows}"
                 )

@@ -12,8 +12,11 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   const tip = document.createElement("div");
   tip.className = "tip";
   plot.append(tip);
-  const toX = (value) => data.x.start + (data.x.end - data.x.start) * (value - data.x.low) / (data.x.high - data.x.low);
+  const scale = data.x.log ? Math.log : (value) => value, unscale = data.x.log ? Math.exp : (value) => value;
+  const low = scale(data.x.low), span = scale(data.x.high) - low;
+  const toX = (value) => data.x.start + (data.x.end - data.x.start) * (scale(value) - low) / span;
   const text = (value) => Number(value.toPrecision(5)).toLocaleString("en");
+  const far = (a, b) => Math.abs(scale(a) - scale(b));
   const nearest = (series, x) => {
     let best = -1;
     series.x.forEach((at, i) => {
@@ -25,15 +28,15 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   const show = (event) => {
     const box = svg.getBoundingClientRect();
     const pixel = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
-    const wanted = data.x.low + (pixel - data.x.start) / (data.x.end - data.x.start) * (data.x.high - data.x.low);
-    const reach = (data.x.high - data.x.low) / 20;  // a line that has ended before the cursor has no value there
+    const wanted = unscale(low + (pixel - data.x.start) / (data.x.end - data.x.start) * span);
+    const reach = span / 20;  // a line that has ended before the cursor has no value there
     const found = data.series.map((series) => ({ series, index: nearest(series, wanted) }));
     const rows = found.filter(({ series, index }) =>
-      index >= 0 && Math.abs(series.x[index] - wanted) <= reach);
+      index >= 0 && far(series.x[index], wanted) <= reach);
     if (!rows.length) return hide();
     const x = rows.reduce((best, row) => {
       const at = row.series.x[row.index];
-      return best === null || Math.abs(at - wanted) < Math.abs(best - wanted) ? at : best;
+      return best === null || far(at, wanted) < far(best, wanted) ? at : best;
     }, null);
     tip.replaceChildren();
     const head = document.createElement("div");

@@ -193,7 +193,7 @@ def check_rows(rule: object, center: np.ndarray, rows: np.ndarray, gradients: np
             f"{type(rule).__name__}: gradients of {rows.size} rows of a table {center.shape} of {center.dtype} "
             f"must have shape ({rows.size}, width) and that dtype, got {gradients.shape} and {gradients.dtype}"
         )
-    if rows.size and not (0 <= rows.min() and rows.max() < len(center)):
+    if not kernels.all_below(rows, len(center)):
         raise UsageError(
             f"{type(rule).__name__}: rows must lie in [0, {len(center)}), got {rows.min()} to {rows.max()}"
         )

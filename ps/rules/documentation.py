@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 INDENT = "  "
@@ -54,6 +55,8 @@ def toml(value: object) -> str:
         return f'"{value}"'
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(toml(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {toml(entry)}" for name, entry in value.items()) + " }"
     return "not given" if value is None else repr(value)
 
 

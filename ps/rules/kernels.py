@@ -20,6 +20,15 @@ CACHE_BLOCK = 1024
 
 
 @kernel
+def all_below(rows, count):
+    """Whether 0 <= r < count for every r in ``rows``."""
+    for j in range(rows.size):
+        if rows[j] < 0 or rows[j] >= count:
+            return False
+    return True
+
+
+@kernel
 def count_rows(row_steps, rows):
     """Count ``row_steps[r]`` up for every r in ``rows`` and return the counts after it, int64 (k,)."""
     counts = np.empty(rows.size, np.int64)

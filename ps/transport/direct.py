@@ -5,7 +5,6 @@ A pull is a copy, an update is applied in place by the replica that pushes it, u
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,9 +12,8 @@ import numpy as np
 from ps.shard import Stamp
 from ps.state import State
 from ps.stepper import Payload, split_payload
-
-_SPINS = 200
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 20e-6, 1e-3
+from ps.transport.link import LATE
+from ps.waiting import wait_until
 
 
 class DirectLink:
@@ -80,8 +78,10 @@ class DirectLink:
             shard.contribute(shard.range.of(payload), stamp, version=version, epoch=epoch)
             for shard, version in zip(self.state.shards, versions.tolist())
         ]
+        if any(answer.dropped for answer in answers):  # nor does it wait at shards where it came in time, see Link
+            return np.array([LATE if answer.dropped else answer.staleness for answer in answers], np.int64)
         for shard, answer in zip(self.state.shards, answers):
-            self._wait(lambda shard=shard, answer=answer: shard.rounds >= answer.round)
+            wait_until(lambda shard=shard, answer=answer: shard.rounds >= answer.round, self._abandoned)
         return np.array([answer.staleness for answer in answers], np.int64)
 
     def exchange(self, x: np.ndarray, alpha: float, versions: np.ndarray) -> np.ndarray:
@@ -106,14 +106,3 @@ class DirectLink:
     def _stamp(self) -> Stamp:
         self._sequence += 1
         return Stamp(self.replica, self.incarnation, self._sequence)
-
-    def _wait(self, done: Callable[[], bool]) -> None:
-        """Spin for a moment, then look again ever less often."""
-        for _ in range(_SPINS):
-            if done():
-                return
-        pause = _FIRST_PAUSE_S
-        while not done():
-            self._abandoned()
-            time.sleep(pause)
-            pause = min(pause * 1.5, _LAST_PAUSE_S)

@@ -9,6 +9,8 @@ import numpy as np
 from ps.layout import Layout
 from ps.stepper import Payload
 
+LATE = -2  # instead of a staleness: the contribution was dropped
+
 
 class Link(Protocol):
     """Pull, push and exchange over all shards for one replica.
@@ -41,7 +43,11 @@ class Link(Protocol):
         ...
 
     def push_together(self, payload: np.ndarray, versions: np.ndarray, *, epoch: int = 0) -> np.ndarray:
-        """Contribute to a synchronous step and wait until it has been made with the mean of all members' contributions."""
+        """Contribute to a synchronous step and wait until it has been made with the mean of the contributions.
+
+        With backup workers the answer is ``LATE`` for a shard that had made the step already and dropped this part of it. Then
+        nothing is waited for, at no shard: replicas that waited here for one shard and there for another would lack at both.
+        """
         ...
 
     def exchange(self, x: np.ndarray, alpha: float, versions: np.ndarray) -> np.ndarray:

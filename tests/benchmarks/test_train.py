@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from deploy.reproduce.generated_task import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 ADULT = str(ROOT / "examples" / "adult_hogwild.toml")
@@ -53,8 +54,7 @@ def test_first_step_and_memory_of_a_job(benchmark, capsys):
         assert workers[count]["total_pss_bytes"] > workers[count]["largest_worker_pss_bytes"] > 0
 
 
-def test_generated_examples_are_rows_of_unit_norm(benchmark):
-    generate = sys.modules["benchmarks.generated_task"].generate
+def test_generated_examples_are_rows_of_unit_norm():
     indptr, indices, values, labels = generate(300, 50, 12, seed=1)
     for start, stop in pairwise(indptr):
         assert (np.diff(indices[start:stop]) > 0).all()

@@ -233,3 +233,15 @@ def test_a_reader_that_goes_away_is_no_traceback():
     result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, "")
+
+
+def test_the_backend_is_chosen_on_the_command_line(tmp_path, capsys, monkeypatch):
+    from tests.deploy.conftest import LEAST_SQUARES
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "try.toml").write_text(f'task = "{LEAST_SQUARES}"\nstrategy = "downpour"\n[stop]\nepochs = 1\n')
+    assert main(["train", "try.toml", "--backend", "simulation", "--run", "here"]) == 0
+    assert "simulated" in capsys.readouterr().out
+    assert main(["timeline", "here"]) == 0
+    assert main(["train", "try.toml", "--backend", "simulatoin"]) == 2
+    assert "backend must be one of 'processes', 'simulation'" in capsys.readouterr().err

@@ -198,6 +198,31 @@ def test_time_left_goes_by_the_nearest_bound(job_file):
     assert left.update(at(10.0, epoch=0.3, steps=50)) == pytest.approx(10.0)
 
 
+def test_a_simulated_run_tells_both_times(job):
+    """Rates are per virtual second, the log's pace and the time left go by real ones."""
+    stream = io.StringIO()
+    observer = Lines(job, stream, every_s=5.0)
+    observer.started({"strategy": "easgd", "task": "mlp", "backend": "simulation", "workers": 2})
+    observer.progress({**PROGRESS, "virtual_seconds": 1500.0})
+    observer.evaluation({**EVALUATION, "virtual_seconds": 410.0})
+    busy = {"virtual_seconds": 1000.0, "shard_busy_seconds": [250.0, 500.0], "dropped": 7}
+    observer.finished({**SUMMARY, **busy})
+    first, second, third, *last = stream.getvalue().splitlines()
+    assert first == "easgd on mlp, simulated: 2 workers"
+    assert "1.24M examples/virtual s" in second and "1.5k virtual s" in second
+    assert third.startswith("epoch 2  410 virtual s  train loss 0.3")
+    assert "1k virtual s  12.3 s of real time  4.86k examples/virtual s" in last[1]
+    assert "shards busy 25 %, 50 %" in last and "7 late gradients dropped" in last
+
+
+def test_time_left_of_a_simulated_run(job_file):
+    """A bound on virtual seconds is reached in real ones."""
+    left = TimeLeft(load_job(job_file, ["stop.seconds=1000", "stop.epochs="]))
+    left.update({**at(0.0), "virtual_seconds": 0.0})
+    assert left.update({**at(2.0), "virtual_seconds": 250.0}) == pytest.approx(6.0)
+    assert left.fraction == 0.25
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

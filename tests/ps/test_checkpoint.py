@@ -154,7 +154,7 @@ def test_the_memory_of_a_replica_that_no_longer_exists_is_free(tmp_path):
     save(state, tmp_path)
     again = make(replicas=1)
     restore_state(Checkpoint.newest(tmp_path), again)
-    assert [shard.memory.owners.tolist() for shard in (*state.shards, *again.shards)] == [[2, 0]] * 2 + [[0]] * 2
+    assert [shard.memory.owners.tolist() for shard in (*state.shards, *again.shards)] == [[0, 2]] * 2 + [[0]] * 2
 
 
 def test_less_reader_memory_keeps_what_fits(tmp_path):

@@ -51,3 +51,36 @@ def test_a_row_belongs_to_its_reader_until_it_is_forgotten():
     memory.claim(4)[:] = 4.0
     np.testing.assert_array_equal(memory.rows[0], np.full(3, 4.0))
     assert memory.owners.tolist() == [5, 1]
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.sampled_from(["claim", "forget"]), st.integers(0, 6)), max_size=60),
+)
+def test_each_reader_has_one_row_at_most_and_its_own_where_there_is_one_for_each(rows, events):
+    memory, held = ReaderMemory(np.zeros((rows, 1)), np.zeros(rows, np.int64)), {}
+    for number, (what, reader) in enumerate(events, start=1):
+        if what == "forget":
+            memory.forget(reader)
+            held.pop(reader, None)
+        else:
+            row = memory.claim(reader)
+            assert (row is None) == (reader not in held and len(held) == rows)
+            if row is not None:
+                row[:] = held[reader] = number
+        for known in range(7):
+            seen = memory.recall(known)
+            assert (None if seen is None else seen.item()) == held.get(known)
+        if rows == 5 and all(known < 5 for known in held):
+            owners = memory.owners.tolist()
+            assert sorted(owner - 1 for owner in owners if owner) == sorted(held)
+
+
+def test_where_there_is_a_row_for_each_reader_nobody_is_searched_for(monkeypatch):
+    memory = ReaderMemory(np.zeros((4, 1)), np.zeros(4, np.int64))
+    memory.claim(2)
+    monkeypatch.setattr(memory, "_search", None)
+    memory.claim(2)
+    assert memory.recall(2) is not None and memory.owners.tolist() == [0, 0, 3, 0]
+    memory.forget(2)
+    assert not memory.owners.any()

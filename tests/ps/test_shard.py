@@ -289,7 +289,7 @@ def test_two_readers_are_never_given_the_same_row(options, monkeypatch):
     for reader in (2, 0, 3, 1):
         shard.pull(np.zeros(8), reader)
     assert held == [True] * 4 and not shard.lock.locked()
-    assert shard.memory.owners.tolist() == [3, 1, 4, 2]
+    assert shard.memory.owners.tolist() == [1, 2, 3, 4]
 
 
 # -- averaged parameters ----------------------------------------------------------------------------------------------

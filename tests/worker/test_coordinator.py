@@ -172,18 +172,18 @@ def test_restored_work_comes_in_the_old_order():
 
 def test_warm_start():
     coordinator = Coordinator(
-        Plan(replicas=2, epoch_size=constant(10), batch_size=1, warmstart_examples=3, stop=StopRule(epochs=1))
+        Plan(2, epoch_size=constant(10), batch_size=1, min_range=2, warmstart_examples=3, stop=StopRule(epochs=1))
     )
     assert coordinator.joined(1) == [OpenEpoch(0)]
     assert coordinator.joined(0) == [Assign(0, Range(0, 0, 0, 2)), Assign(0, Range(1, 0, 2, 3))]
     assert coordinator.done(0, 0) == []  # two of three
     released = coordinator.done(0, 1)
     assert [effect.replica for effect in released] == [0, 1, 0, 1]
-    assert [effect.range.start for effect in released] == [3, 4, 5, 6]
+    assert [effect.range.start for effect in released] == [3, 5, 7, 9]
 
 
 def test_a_warm_start_goes_on_after_a_restart():
-    plan = Plan(replicas=2, epoch_size=constant(10), batch_size=1, warmstart_examples=4, stop=StopRule(epochs=1))
+    plan = Plan(2, epoch_size=constant(10), batch_size=1, min_range=2, warmstart_examples=4, stop=StopRule(epochs=1))
     coordinator = Coordinator(plan)
     coordinator.joined(0)
     again = Coordinator(plan)
@@ -240,6 +240,21 @@ def test_a_fast_replica_gets_more():
     assert sum(done) == 1000 and done[0] > 1.5 * done[1]
 
 
+def test_a_straggler_holds_nobody_up():
+    """It counts for the end of an epoch only by its share, and is waited for only where its order's place is needed."""
+    plan = Plan(2, epoch_size=constant(8), batch_size=1, min_range=2, open_epochs=4, stop=StopRule(epochs=50))
+    world = World(plan)
+    for replica in (0, 1):
+        world.act(("join", replica))
+    while ("work", 0) in world.actions():  # replica 1 makes no step
+        world.act(("work", 0))
+    assert world.opened == [0, 1, 2, 3] and world.ended == [0, 1, 2]
+    assert sum(part.size for part in world.hands[1]) == 4 and world.hands[1][0].epoch == 0
+    while world.finish is None:
+        world.act(world.actions()[0])
+    assert world.ended == list(range(50)) and len(world.finished_examples) == 400
+
+
 # -- any interleaving -------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +272,7 @@ def plans(draw) -> Plan:
         epoch_size=lambda epoch: sizes[epoch % len(sizes)],
         batch_size=batch,
         epoch_barrier=barrier,
+        open_epochs=draw(st.sampled_from([2, 3, 8])),
         rounds=rounds,
         warmstart_examples=warmstart,
         min_range=draw(st.sampled_from([1, batch * 4, 1000])),

@@ -122,6 +122,10 @@ class CsrDataset(CsrBatch):
 
     def take(self, indices: np.ndarray) -> CsrBatch:
         indices = np.asarray(indices)
+        if indices.size == 1:  # as they lie, without a copy
+            start, stop = self.indptr[indices.item()], self.indptr[indices.item() + 1]
+            indptr = np.array([0, stop - start], np.int64)
+            return CsrBatch(indptr, self.indices[start:stop], self.values[start:stop], self.labels[indices])
         indptr = np.zeros(indices.size + 1, np.int64)
         np.cumsum(self.indptr[indices + 1] - self.indptr[indices], out=indptr[1:])
         features = np.empty(indptr[-1], self.indices.dtype)

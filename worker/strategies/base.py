@@ -28,6 +28,7 @@ class Strategy:
       rounds: synchronous steps; the shards keep a contribution per replica.
       epoch_barrier: all replicas finish an epoch before any begins the next.
       single: only one replica can run it.
+      keeps_parameters: a replica's own parameters matter from one step to the next; otherwise each step begins with a pull.
       source: where it comes from.
     """
 
@@ -37,6 +38,7 @@ class Strategy:
     rounds: ClassVar[bool] = False
     epoch_barrier: ClassVar[bool] = False
     single: ClassVar[bool] = False
+    keeps_parameters: ClassVar[bool] = True
     source: ClassVar[str] = ""
 
     def begin(self, replica: Replica) -> Steps:

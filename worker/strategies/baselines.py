@@ -23,6 +23,7 @@ class Sequential(Strategy):
     server_rule: ClassVar[Tables | None] = {"name": "sgd", "lr": 0.1}
     epoch_barrier: ClassVar[bool] = True
     single: ClassVar[bool] = True
+    keeps_parameters: ClassVar[bool] = False
     source: ClassVar[str] = "Ruder 2016, section 2"
 
     def step(self, replica: Replica) -> Steps:
@@ -41,7 +42,8 @@ class Sequential(Strategy):
 class Synchronous(Strategy):
     """Synchronous SGD: every step is the mean of one gradient from each replica, all taken at the same center.
 
-    p replicas with batches of b make the same step as one process with a batch of p·b.
+    p replicas with batches of b make the same step as one process with a batch of p·b. With ``[admission] policy = "backup"`` a
+    step does not wait for the slowest.
 
     References: Chen et al. 2016, section 2.
     """
@@ -50,9 +52,16 @@ class Synchronous(Strategy):
     server_rule: ClassVar[Tables | None] = {"name": "sgd", "lr": 0.1}
     rounds: ClassVar[bool] = True
     epoch_barrier: ClassVar[bool] = True
+    keeps_parameters: ClassVar[bool] = False
     source: ClassVar[str] = "Chen et al. 2016"
 
     def step(self, replica: Replica) -> Steps:
         yield Pull()
         gradient = yield ComputeGradient()
         yield Push(gradient, together=True)
+
+    @classmethod
+    def resolve(cls, tables: Tables) -> Tables:
+        tables = super().resolve(tables)
+        tables["admission"] = {"policy": "synchronous", **(tables.get("admission") or {})}
+        return tables

@@ -111,6 +111,7 @@ class MDownpour(Strategy):
 
     name: ClassVar[str] = "mdownpour"
     server_rule: ClassVar[Tables | None] = {"name": "nag", "lr": 0.01, "momentum": 0.9}
+    keeps_parameters: ClassVar[bool] = False
     source: ClassVar[str] = "Zhang, Choromanska, LeCun 2015"
 
     def step(self, replica: Replica) -> Steps:

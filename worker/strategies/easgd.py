@@ -91,6 +91,8 @@ class EASGD(Strategy):
         tables = super().resolve(tables)
         if tables["local_rule"].get("name") == "nag":  # Algorithm 2 takes the gradient at x + δv
             tables["local_rule"] = {"form": "lookahead", **tables["local_rule"]}
+        if tables["strategy"].get("mode", cls.mode) == "synchronous":
+            tables["admission"] = {"policy": "synchronous", **(tables.get("admission") or {})}
         return tables
 
 

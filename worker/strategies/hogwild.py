@@ -32,6 +32,7 @@ class Hogwild(Strategy):
     name: ClassVar[str] = "hogwild"
     server_rule: ClassVar[Tables | None] = {"name": "sgd", "lr": 0.1}
     epoch_barrier: ClassVar[bool] = True
+    keeps_parameters: ClassVar[bool] = False
     source: ClassVar[str] = "Niu, Recht, Ré, Wright 2011"
 
     def __post_init__(self):

@@ -121,7 +121,10 @@ class SparseLinear:
     def loss_and_gradient(self, parameters: Mapping[str, np.ndarray], batch: CsrBatch) -> tuple[float, dict[str, Rows]]:
         """Mean of the objective over the batch and its gradient: only the rows that the batch touches."""
         weights = parameters["weights"]
-        rows, places = np.unique(batch.indices, return_inverse=True)
+        if len(batch) == 1:  # whose features are sorted and unique as they are
+            rows, places = batch.indices, np.arange(batch.indices.size)
+        else:
+            rows, places = np.unique(batch.indices, return_inverse=True)
         gradient = np.zeros(rows.size, weights.dtype)
         one = weights.dtype.type(1)
         loss = sparse_kernels.batch_gradient(

@@ -203,7 +203,7 @@ def test_kernels_release_the_interpreter_and_are_cached(name):
     assert type(KERNELS[name]._cache).__name__ == "FunctionCache"
 
 
-MEANT_TO_BE_DOUBLE = {"sum_of_squares", "add_noise", "count_rows", "mixed"}
+MEANT_TO_BE_DOUBLE = {"sum_of_squares", "add_noise", "all_below", "count_rows", "mixed"}
 
 
 def test_float32_loops_hold_no_float64():

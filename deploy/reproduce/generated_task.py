@@ -1,4 +1,4 @@
-"""A sparse support vector machine on generated examples in the shape of RCV1, as a task of a user's own.
+"""A sparse support vector machine on generated examples in the shape of RCV1, as a task in a file.
 
 RCV1 has 781 265 examples of 47 236 features, about 75 of them nonzero, a few features in very many examples.
 """
@@ -6,7 +6,8 @@ RCV1 has 781 265 examples of 47 236 features, about 75 of them nonzero, a few fe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -16,13 +17,14 @@ from worker.locking import Locking
 from worker.tasks import sparse_kernels
 from worker.tasks.sparse_kernels import LOSSES
 
+TASK = f"{Path(__file__).resolve()}:GeneratedSVM"  # as a job names it
 CHUNK = 50_000  # examples drawn at once, to bound the memory
 SKEW = 3.0  # feature = features * u^SKEW for uniform u: the smaller the index, the more frequent
 
 
-@cache
+@lru_cache(maxsize=1)  # several hundred MB
 def generate(examples: int, features: int, nonzeros: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Examples whose labels come from a random hyperplane; kept, as every run of a benchmark uses the same.
+    """Examples whose labels come from a random hyperplane; the last are kept, as many runs use the same.
 
     Returns:
       (indptr int64 (n + 1,), indices int32 (nnz,), values float32 (nnz,), labels float32 (n,)); rows have unit norm and

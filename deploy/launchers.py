@@ -1,0 +1,19 @@
+"""Where a job runs: its ``backend`` names the launcher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deploy.job import Job
+    from deploy.progress import Observer
+    from deploy.result import Result
+
+
+def run(job: Job, observer: Observer | None = None) -> Result:
+    """Train a job in a run directory; see ``deploy.processes.run`` and ``deploy.simulation.run``."""
+    if job.backend == "simulation":
+        from deploy.simulation import run as launch
+    else:
+        from deploy.processes import run as launch
+    return launch(job, observer)
