@@ -2,7 +2,7 @@
 #   make demo   makes .venv, installs, trains two models on real data
 #   make test   makes .venv if need be, installs what the tests need too, runs the whole suite
 # make venv only makes the environment with everything the tests need; make clean removes it.
-# Options: PYTHON=/path/to/python3.12   PYTEST_ARGS="-k hogwild"
+# Options: PYTHON=/path/to/python3.12   PYTEST_ARGS="-k hogwild"   HOGSHEAD_LONG_TESTS=1 (a few minutes more of them)
 
 VENV := .venv
 BIN := $(VENV)/bin

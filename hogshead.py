@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from deploy.progress import Observer
     from deploy.result import Result
     from ps.rows import Rows
+    from worker.tasks.jax_task import jax_task
+    from worker.tasks.torch_task import torch_task
 
 __version__ = "0.1.0"
 
@@ -71,7 +73,7 @@ def train(
     *,
     set: dict[str, Any] | None = None,
     run: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     observer: Observer | None = None,
     quiet: bool = False,
     **sections: Any,
@@ -82,7 +84,7 @@ def train(
       job: a job file, or its tables as a dict; or leave it out and give the sections as keywords.
       set: overrides, ``{"strategy.tau": 16}``.
       run: the run directory; by default ``runs/<name>-<number>`` in the working directory.
-      resume: go on from the newest checkpoint in ``run``.
+      resume: go on from the newest checkpoint in ``run``; or from the newest at this URL, with ``job`` a file or left out.
       observer: sees the records as they come; by default progress is shown on standard output.
       quiet: show nothing.
       sections: ``task=``, ``data=``, ``strategy=``, ``rule=``, …, as in a job file; a string is short for ``{"name": …}``.
@@ -99,16 +101,28 @@ def train(
     from deploy.progress import Observer as Silent
     from deploy.progress import observer_for
 
-    resolved = load(job, set=set, **sections)
-    if run is not None:
-        resolved = resolved.with_run(run, resume=resume)
-    elif resume:
-        raise UsageError("train: resume = True needs the run directory in run=")
+    resolved = _resolved(job, set, run, resume, sections)
     with observer or (Silent() if quiet else observer_for(resolved)) as seen_by:
         result = run_job(resolved, seen_by)
     if result.error is not None:
         raise result.error
     return result
+
+
+def _resolved(job: Any, set: dict[str, Any] | None, run: str | Path | None, resume: bool | str, sections: Any) -> Any:
+    """The job to run, in its directory."""
+    if isinstance(resume, str):
+        from deploy.resuming import job_of_mirror
+
+        if sections or isinstance(job, dict):
+            raise UsageError(
+                "train: resume from a URL takes the job that lies there, or a job file; change it with set="
+            )
+        return job_of_mirror(resume, job, [f"{key}={_toml(value)}" for key, value in (set or {}).items()], run)
+    resolved = load(job, set=set, **sections)
+    if run is None and resume:
+        raise UsageError("train: resume = True needs the run directory in run=")
+    return resolved if run is None else resolved.with_run(run, resume=resume)
 
 
 def load(job: str | Path | dict[str, Any] | None = None, *, set: dict[str, Any] | None = None, **sections: Any) -> Any:
@@ -149,12 +163,19 @@ def _toml(value: Any) -> str:
     return tomli_w.dumps({"value": value}).partition("=")[2].strip()
 
 
-def __getattr__(name: str) -> Any:
-    """``hogshead.Rows``, for sparse gradients of one's own tasks; imported when asked for, as it needs numpy."""
-    if name == "Rows":
-        from ps.rows import Rows
+# Imported when asked for, as they need numpy, or PyTorch, or JAX.
+_LATER = {
+    "Rows": "ps.rows",  # for sparse gradients of one's own tasks
+    "torch_task": "worker.tasks.torch_task",
+    "jax_task": "worker.tasks.jax_task",
+}
 
-        return Rows
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module 'hogshead' has no attribute {name!r}")
 
 
@@ -171,7 +192,9 @@ __all__ = [
     "TransportError",
     "UsageError",
     "WorkerError",
+    "jax_task",
     "load",
     "load_parameters",
+    "torch_task",
     "train",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ps.admission import Backup, Bounded, Policy, build_admission
 from ps.errors import JobError
 from worker.strategies.base import Strategy
+from worker.strategies.easgd import EASGD
 
 if TYPE_CHECKING:
     from deploy.job import Job
@@ -56,7 +57,7 @@ def _check_synchronous(policy: Policy, strategy: Strategy) -> None:
 def _check_gradients(policy: Policy, strategy: Strategy) -> None:
     """Rounds take one gradient per step and worker."""
     remedy = ""
-    if hasattr(strategy, "tau"):
+    if isinstance(strategy, EASGD):
         remedy = 'set [strategy] mode = "synchronous" and leave policy out, or choose strategy "synchronous"'
     elif strategy.payload != "gradient":
         remedy = f'set [strategy] push = "gradient", got "{strategy.payload}"'

@@ -105,16 +105,23 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("run", metavar="RUN", help="run directory with a checkpoint")
     predict.add_argument("input", metavar="INPUT", help="file of the kind that the task reads")
     predict.add_argument("--out", metavar="FILE", help=".npy, .csv or .txt instead of lines on standard output")
+    export = _add(commands, "export", "a trained model as a state_dict for PyTorch, or as safetensors", "export")
+    export.set_defaults(command=_lazy("export", "deploy.export"))
+    export.add_argument("run", metavar="RUN", help="run directory with a checkpoint")
+    export.add_argument("out", metavar="FILE", help="model.pt or model.safetensors")
     report = _add(commands, "report", "HTML report of a run, or of several overlaid", "report")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     report.add_argument("--out", metavar="FILE", help="default: RUN/report.html for one run, ./report.html for several")
+    tensorboard = _add(commands, "tensorboard", "TensorBoard's event files of a run, or of several", "tensorboard")
+    tensorboard.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    tensorboard.add_argument("--out", metavar="DIR", help="DIR/<run> for each (default: RUN/tensorboard)")
     replay = _add(
         commands, "replay", "repeat a recorded run in its order, and compare the result bit for bit", "replay"
     )
     replay.add_argument("run", metavar="RUN", help="directory of a run with record = true")
     _add_timeline(commands)
     _add_reproduce(commands)
-    _add(commands, "doctor", "remove shared memory left behind by killed runs", "doctor")
+    _add_doctor(commands)
     return top
 
 
@@ -131,9 +138,13 @@ def _add_train(commands) -> None:
     )
     train.add_argument("--workers", type=int, metavar="N", help="short for --set workers.count=N")
     train.add_argument("--seed", type=int, metavar="N", help="short for --set seed=N")
-    train.add_argument("--backend", metavar="NAME", help="processes or simulation; short for --set backend=NAME")
+    train.add_argument("--backend", metavar="NAME", help="processes, ray or simulation; short for --set backend=NAME")
+    train.add_argument("--address", metavar="ADDR", help="host:port of a Ray cluster to train on (backend ray)")
+    train.add_argument("--detach", action="store_true", help="on a cluster: go on when this command ends")
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/<job>-<number>)")
-    train.add_argument("--resume", metavar="RUN", help="go on from the checkpoint in this run directory")
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on from the checkpoint in this run directory, or behind this URL"
+    )
     train.add_argument("--dry-run", action="store_true", help="check the job, print it resolved, and stop")
     output = train.add_mutually_exclusive_group()
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -202,6 +213,14 @@ def _add_reproduce(commands) -> None:
     reproduce.add_argument(
         "--out", default="reproduced", metavar="DIR", help="for figures and pictures (default: %(default)s)"
     )
+
+
+def _add_doctor(commands) -> None:
+    what = "remove shared memory left behind by killed runs; or with --address, say what a Ray cluster lacks"
+    doctor = _add(commands, "doctor", what, "doctor")
+    doctor.add_argument("job", nargs="?", metavar="JOB", help="and whether the cluster could run this job")
+    doctor.add_argument("--address", metavar="HOST:PORT", help="of the cluster's head (default: the job's)")
+    doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def _add(commands, name: str, help: str, function: str) -> argparse.ArgumentParser:

@@ -16,8 +16,9 @@ from deploy.schema import bound_text
 from deploy.sections import FIXED_SECTIONS, CurriculumSection
 from deploy.words import plural, short_path
 from ps.errors import UsageError, nearest
+from worker.data.remote import is_url
 
-EXIT_CODES = {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}
+EXIT_CODES = {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED, "running": DONE}
 
 
 def train(arguments: Namespace) -> int:
@@ -39,21 +40,32 @@ def job_from(arguments: Namespace) -> Job:
     Raises:
       UsageError: neither a job nor a run to resume, or anything wrong with the job.
       RunDirectoryError: the run to resume is not a run directory.
+      CheckpointError: the URL to resume from has no whole checkpoint.
     """
-    if arguments.run and arguments.resume:
+    resumes_url = is_url(arguments.resume)
+    if arguments.run and arguments.resume and not resumes_url:
         raise UsageError("--run and --resume exclude each other: a resumed run stays in its directory")
     if not arguments.job and not arguments.resume:
         raise UsageError("train needs a job file, e.g. `hogshead train examples/adult.toml`, or --resume RUN")
     overrides = list(arguments.overrides)
     overrides += [f"workers.count={arguments.workers}"] if arguments.workers is not None else []
+    if arguments.address is not None:
+        overrides += ["backend=ray", f'cluster.address="{arguments.address}"']
+    overrides += ["cluster.detach=true"] if arguments.detach else []
     overrides += [f"seed={arguments.seed}"] if arguments.seed is not None else []
     overrides += [f"backend={arguments.backend}"] if arguments.backend is not None else []
+    if resumes_url:
+        from deploy.resuming import job_of_mirror
+
+        return job_of_mirror(arguments.resume, arguments.job, overrides, arguments.run)
     if arguments.resume:
         from deploy.run_directory import require_run
 
         saved = require_run(arguments.resume) / "job.toml"
         return load_job(arguments.job or saved, overrides).with_run(arguments.resume, resume=True)
     job = load_job(arguments.job, overrides)
+    if arguments.detach and job.backend != "ray":
+        raise UsageError("--detach needs a cluster: give its --address")
     return job.with_run(arguments.run) if arguments.run else job
 
 
@@ -64,9 +76,13 @@ def list_or_describe(arguments: Namespace) -> int:
         width = max(map(len, names))
         for name in names:
             print(f"{name:{width}}  {module.one_line(name)}")
+        if arguments.kind == "rules":
+            for library, what in module.foreign.LIBRARIES.items():
+                print(f"{library + '.…':{width}}  {what}, for [local_rule]")
         return DONE
     is_own_task = arguments.kind == "tasks" and ".py" in arguments.name
-    if arguments.name not in names and not is_own_task:
+    is_foreign = arguments.kind == "rules" and module.foreign.is_foreign(arguments.name)
+    if arguments.name not in names and not is_own_task and not is_foreign:
         raise UsageError(
             f"there is nothing called {arguments.name!r} among the {arguments.kind}{nearest(arguments.name, names)}"
         )
@@ -95,6 +111,7 @@ def predict(arguments: Namespace) -> int:
     """Print or save the predictions of a run's model for a file of inputs."""
     from deploy.run_directory import require_run
     from deploy.saving import load_parameters
+    from worker.data.fetch import local
 
     if arguments.out and Path(arguments.out).suffix not in (".npy", ".csv", ".txt"):
         raise UsageError(f"--out must end in .npy, .csv or .txt, got {arguments.out!r}")
@@ -104,7 +121,7 @@ def predict(arguments: Namespace) -> int:
     for member in ("predict", "load_inputs"):
         if not callable(getattr(task, member, None)):
             raise UsageError(f"task {job.task.name!r} has no method {member}, so that it cannot predict from a file")
-    predictions = task.predict(load_parameters(run), task.load_inputs(arguments.input))
+    predictions = task.predict(load_parameters(run), task.load_inputs(local(arguments.input, "INPUT")))
     _write_predictions(predictions, arguments.out)
     return DONE
 
@@ -118,6 +135,20 @@ def report(arguments: Namespace) -> int:
         print(short_path(write_report(arguments.runs, out)))
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    return DONE
+
+
+def tensorboard(arguments: Namespace) -> int:
+    """Write the event files of one run or of several, and say where they are."""
+    from deploy.tensorboard import FOLDER, convert
+
+    for run in map(Path, arguments.runs):
+        folder = Path(arguments.out) / run.resolve().name if arguments.out else run / FOLDER
+        try:
+            convert(run, folder)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be written: {error.strerror}") from error
+        print(short_path(folder))
     return DONE
 
 
@@ -145,7 +176,11 @@ def timeline(arguments: Namespace) -> int:
 
 
 def doctor(arguments: Namespace) -> int:
-    """Remove the shared memory of runs that were killed."""
+    """Remove the shared memory of runs that were killed; or examine a cluster."""
+    if arguments.address or arguments.job:
+        from deploy.cluster.doctor import doctor as examine_cluster
+
+        return examine_cluster(arguments)
     from ps import segment
 
     found = set(segment.FOLDER.glob(f"{segment.PREFIX}-*"))

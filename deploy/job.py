@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from deploy.cluster.ray_data import require_ray, with_arrays, with_placed
+from deploy.cluster.section import ClusterSection
 from deploy.resolve import read_toml, resolve
 from deploy.sections import (
     BACKENDS,
@@ -41,8 +43,9 @@ class Job:
       local_rule: a replica's rule, likewise.
       name: names the run directory; the job file's stem.
       seed: of every random choice, >= 0.
-      backend: ``"processes"`` or ``"simulation"``.
+      backend: ``"processes"``, ``"ray"`` or ``"simulation"``.
       record: keep the order of all pulls, pushes and exchanges in the run directory.
+      tensorboard: write TensorBoard's event files into the run directory.
       run: run directory asked for, or None for ``runs/<name>-<number>``; relative to the working directory.
       path: the file the job came from, absolute, or None. Not part of the job's identity.
       resume: go on from the checkpoint in ``run``. Not saved.
@@ -60,10 +63,12 @@ class Job:
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     simulation: SimulationSection = field(default_factory=SimulationSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
     name: str = "job"
     seed: int = 0
     backend: str = "processes"
     record: bool = False
+    tensorboard: bool = False
     run: str | None = field(default=None, compare=False)
     path: str | None = field(default=None, compare=False)
     resume: bool = field(default=False, compare=False)
@@ -90,7 +95,8 @@ class Job:
         """Check and resolve a job given as nested tables.
 
         Args:
-          document: the tables of a job file; ``[task] name`` may also be a class defined in a file.
+          document: the tables of a job file; ``[task] name`` may also be a class defined in a file, and an option of the task
+            a Ray Data set (see ``deploy.cluster.ray_data``).
           overrides: ``"section.key=value"`` with a TOML value (a bare word is a string); an empty one removes the key.
           folder: what relative paths in the document are relative to; the working directory if None. Relative paths in
             ``overrides`` are relative to the working directory.
@@ -100,12 +106,14 @@ class Job:
         Raises:
           JobError: anything wrong with the job; the message names section and key.
         """
-        return cls(path=path, **resolve(document, overrides, Path(folder or "."), name))
+        job = cls(path=path, **resolve(with_placed(document), overrides, Path(folder or "."), name))
+        require_ray(job)
+        return job
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables that ``from_dict`` reads back as an equal job; paths are absolute."""
         tables: dict[str, Any] = {"name": self.name, "seed": self.seed, "backend": self.backend}
-        tables |= {"record": True} if self.record else {}
+        tables |= {name: True for name in ("record", "tensorboard") if getattr(self, name)}
         tables["task"] = {"name": self.task.name, **self.task.options}
         tables["data"] = self.data.to_table()
         tables["strategy"] = {"name": self.strategy.name, **self.strategy.options}
@@ -113,6 +121,8 @@ class Job:
         tables |= {part: getattr(self, part).to_table() for part in FIXED_SECTIONS if part != "data"}
         if self.backend != "simulation" and self.simulation == SimulationSection():
             del tables["simulation"]
+        if self.backend != "ray" and self.cluster == ClusterSection():
+            del tables["cluster"]
         return _without_none(tables)
 
     def to_toml(self) -> str:
@@ -132,10 +142,12 @@ class Job:
         return self.stop.on_nonfinite
 
     def build_task(self) -> Any:
-        """Construct the task (reads its data)."""
+        """Construct the task (reads its data, fetched to this host where it is behind a URL)."""
+        from worker.data.fetch import fetched
         from worker.tasks import task_class
 
-        return task_class(self.task.name)(**self.task_options)
+        cls = task_class(self.task.name)
+        return cls(**fetched(with_arrays(self.task_options), getattr(cls, "paths", ())))
 
     def build_strategy(self) -> Any:
         """Construct the strategy from its options."""

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 def run(job: Job, observer: Observer | None = None) -> Result:
-    """Train a job in a run directory; see ``deploy.processes.run`` and ``deploy.simulation.run``."""
+    """Train a job in a run directory; see ``run`` of ``deploy.processes``, ``deploy.cluster.launch``, ``deploy.simulation``."""
     if job.backend == "simulation":
         from deploy.simulation import run as launch
+    elif job.backend == "ray":
+        from deploy.cluster.launch import run as launch
     else:
         from deploy.processes import run as launch
     return launch(job, observer)

@@ -103,7 +103,7 @@ class Lines(Observer):
         self._say(evaluation_line(record))
 
     def event(self, record: Record) -> None:
-        if record["event"] != "checkpoint":
+        if record["event"] not in ("checkpoint", "mirrored"):
             self._say(f"{record['event'].replace('_', ' ')}: {record.get('message', '')}")
 
     def finished(self, summary: Record) -> None:

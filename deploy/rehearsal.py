@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-import numpy as np
-
-from deploy.setup import Setup
+from deploy.blueprint import Blueprint
+from deploy.isolation import is_isolated
 from ps.admission import Clocks
 from ps.errors import NonFiniteError
 from ps.shard import ShardOptions
@@ -15,7 +14,6 @@ from ps.state import build_state, initialise, private_arrays, state_specs
 from ps.transport.direct import DirectLink
 from worker.driver import Driver, Work
 from worker.gate import Gate
-from worker.locking import Locking
 from worker.replica import Replica
 from worker.statistics import Statistics
 
@@ -23,20 +21,20 @@ LARGEST_BYTES = 64 << 20  # a larger model's copies cost more than the loading t
 _STEPS = 2
 
 
-def rehearse(setup: Setup) -> None:
+def rehearse(setup: Blueprint) -> None:
     """Make two steps of the job's strategy on a copy of the initial center; nothing of the run is changed.
 
     Raises:
       TaskError: the task failed. What is merely not finite is left to the run, which has a policy for it.
     """
-    if setup.layout.nbytes > LARGEST_BYTES:
+    if setup.layout.nbytes > LARGEST_BYTES or is_isolated(setup.job, setup.task, setup.local_rule):
         return
     options = ShardOptions(
         lock_free=setup.job.shards.apply == "lock_free", rounds=setup.rounds, averaging=setup.averaging
     )
     arrays = private_arrays(state_specs(setup.layout, 1, setup.rule, options))
     state = build_state(setup.layout, 1, setup.rule, options, arrays, lambda _index: threading.Lock())
-    initialise(state, setup.layout.views(setup.state.center))
+    initialise(state, setup.initial)
     replica = Replica(
         setup.layout, local_rule=setup.local_rule, averaging=setup.averaging, seed=setup.job.seed, sweeps=setup.sweeps
     )
@@ -51,7 +49,7 @@ def rehearse(setup: Setup) -> None:
         setup.rule,
         Statistics.private(),
         replace(setup.driver_options(), background=False, sweep_examples=1),
-        Locking(mode=setup.locking(0).mode, owners=np.zeros_like(setup.locking(0).owners)),
+        setup.locking_in(private_arrays(setup.locking_specs()), 0),
         gate=Gate(setup.policy, Clocks.private(1)),
     )
     try:

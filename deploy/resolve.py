@@ -137,13 +137,27 @@ def resolve_rule(part: str, table: Mapping[str, Any]) -> dict[str, Any]:
     from ps.rules import RULES, build_rule
 
     _require_name(part, table, RULES)
-    defaults = _defaults(RULES[table["name"]]) if table["name"] in RULES else {}
-    complete = {"name": table["name"], **defaults, **table}
     try:
-        build_rule(complete)
+        complete = {"name": table["name"], **_rule_defaults(table), **table}
+        rule = build_rule(complete)
+        if part == "rule" and rule.local_only:
+            raise JobError(
+                f"{table['name']}: optimizers of other libraries step replicas, in [local_rule]; the server's rules are "
+                f"{', '.join(RULES)}"
+            )
     except UsageError as error:
         raise JobError(_in_section(part, error)) from error
     return complete
+
+
+def _rule_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
+    from ps.rules import RULES, foreign
+
+    name = table["name"]
+    if foreign.is_foreign(name):
+        given = {"learning_rate"} if "lr" in table else set()  # optax's long name for it
+        return {key: value for key, value in foreign.defaults(name).items() if key not in given}
+    return _defaults(RULES[name]) if name in RULES else {}
 
 
 def resolve_task(
@@ -233,6 +247,10 @@ def _check_task_options(name: str, cls: type, task: Mapping[str, Any], data: Map
 
 def _absolute_task(name: Any, folder: Path) -> str:
     """A class becomes ``file.py:Class``; the file of such a name is made absolute; built-in names stay."""
+    if isinstance(name, type) and getattr(name, "made", False):
+        from worker.tasks.made import name_in_job
+
+        return name_in_job(name)
     if isinstance(name, type):
         try:
             if not name.__qualname__.isidentifier():

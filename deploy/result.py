@@ -10,6 +10,7 @@ import numpy as np
 
 from deploy.run_directory import read_metrics
 from ps.errors import UsageError
+from worker.data.fetch import local
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,5 @@ class Result:
         if not callable(getattr(self.task, "predict", None)):
             raise UsageError(f"task {type(self.task).__name__} has no method predict")
         if isinstance(inputs, (str, Path)):
-            inputs = self.task.load_inputs(str(inputs))
+            inputs = self.task.load_inputs(local(str(inputs), "predict"))
         return self.task.predict(self.parameters, inputs)

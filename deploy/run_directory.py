@@ -10,11 +10,13 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from deploy.sinks import Events, Sink, check_sinks, open_sinks
 from ps.errors import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -30,22 +32,37 @@ class RunDirectory:
     Attributes:
       path: the directory, absolute.
       resumed: whether it goes on from an earlier run.
+      sinks: what else gets the records. Their own events are recorded, and told to ``on_event``.
     """
 
-    def __init__(self, path: Path, lock_file: int, resumed: bool):
-        self.path, self.resumed = path, resumed
+    def __init__(
+        self,
+        path: Path,
+        lock_file: int,
+        resumed: bool,
+        sinks: Iterable[Sink] = (),
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    ):
+        self.path, self.resumed, self.sinks = path, resumed, list(sinks)
+        self._on_event = on_event
+        self._seconds = 0.0
         self._lock_file: int | None = lock_file
         self._metrics = open(path / "metrics.jsonl", "ab")
 
     @classmethod
-    def create(cls, job: Job) -> RunDirectory:
+    def create(cls, job: Job, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> RunDirectory:
         """Make (or, with ``job.resume``, open) the run directory of ``job``, lock it and, unless resumed, write ``job.toml``.
+
+        Args:
+          on_event: is told of events that do not come from the launcher, such as a checkpoint that could not be mirrored.
 
         Raises:
           RunDirectoryError: in use by a living process, holds another run, nothing to resume, or cannot be written.
+          UsageError, CheckpointError: the job's ``[checkpoint] url`` cannot be used.
         """
+        check_sinks(job)
         try:
-            path = Path(job.run).expanduser().resolve() if job.run else _numbered(job.name)
+            path = Path(job.run).expanduser().resolve() if job.run else numbered(job.name)
             if job.resume and not path.is_dir():
                 raise RunDirectoryError(f"{path}: no such run directory to resume")
             path.mkdir(parents=True, exist_ok=True)
@@ -56,7 +73,7 @@ class RunDirectory:
             _check_contents(path, job.resume)
             if job.resume:
                 _drop_torn_line(path / "metrics.jsonl")
-            directory = cls(path, lock_file, job.resume)
+            directory = cls(path, lock_file, job.resume, open_sinks(job, path), on_event)
             if not job.resume:  # a resumed run keeps its job until the checkpoint has been found to fit the new one
                 directory.save_job(job)
             return directory
@@ -65,6 +82,24 @@ class RunDirectory:
             raise RunDirectoryError(f"{path}: cannot be written: {error}") from error
         except BaseException:
             os.close(lock_file)
+            raise
+
+    @classmethod
+    def reopen(cls, job: Job, on_event: Callable[[Mapping[str, Any]], None] = lambda record: None) -> RunDirectory:
+        """Open the directory of a run whose launcher was killed and starts again in the middle of it.
+
+        Raises:
+          RunDirectoryError: it is in use, or cannot be written.
+        """
+        path = Path(str(job.run))
+        lock_file = _lock(path)
+        try:
+            _drop_torn_line(path / "metrics.jsonl")
+            return cls(path, lock_file, True, open_sinks(job, path), on_event)
+        except BaseException as error:
+            os.close(lock_file)
+            if isinstance(error, OSError):
+                raise RunDirectoryError(f"{path}: cannot be written: {error}") from error
             raise
 
     @property
@@ -82,11 +117,9 @@ class RunDirectory:
         Raises:
           RunDirectoryError: the disk is full, or the like.
         """
-        try:
-            self._metrics.write(to_json(record).encode() + b"\n")
-            self._metrics.flush()
-        except OSError as error:
-            raise RunDirectoryError(f"{self.path / 'metrics.jsonl'}: cannot be written: {error.strerror}") from error
+        self._write(record)
+        self._seconds = record.get("seconds", self._seconds)
+        self._tell_sinks(lambda sink: sink.record(record))
 
     def forget_after(self, examples: int) -> None:
         """Drop progress and evaluations beyond ``examples``: a resumed run repeats them from its checkpoint."""
@@ -98,6 +131,7 @@ class RunDirectory:
         self._metrics.close()
         write_atomically(self.path / "metrics.jsonl", "".join(to_json(entry) + "\n" for entry in kept))
         self._metrics = open(self.path / "metrics.jsonl", "ab")
+        self._tell_sinks(lambda sink: sink.forget_after(examples))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``.
@@ -109,11 +143,16 @@ class RunDirectory:
             write_atomically(self.path / "summary.json", to_json(summary, indent=2) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"{self.path}: cannot write the summary: {error}") from error
+        self._tell_sinks(lambda sink: sink.finish(summary))
 
     def close(self) -> None:
-        """Release the lock. The directory stays."""
+        """Wait for the sinks and release the lock. The directory stays."""
         try:
-            self._metrics.close()
+            try:
+                self._tell_sinks(lambda sink: sink.close())
+            finally:
+                self.sinks.clear()
+                self._metrics.close()
         finally:
             if self._lock_file is not None:
                 os.close(self._lock_file)
@@ -125,11 +164,38 @@ class RunDirectory:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Release the lock; a new directory in which an error came before anything was recorded is taken back."""
         untouched = kind is not None and not self.resumed and self._metrics.tell() == 0
-        if untouched and {entry.name for entry in self.path.iterdir()} <= {LOCK_FILE, "job.toml", "metrics.jsonl"}:
+        visible = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        if untouched and visible <= {"job.toml", "metrics.jsonl"}:
             for name in ("job.toml", "metrics.jsonl", LOCK_FILE):
                 (self.path / name).unlink(missing_ok=True)
-            self.path.rmdir()
+            with suppress(OSError):  # who started the run on a cluster has something hidden there, and takes it back
+                self.path.rmdir()
         self.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._metrics.write(to_json(record).encode() + b"\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise RunDirectoryError(f"{self.path / 'metrics.jsonl'}: cannot be written: {error.strerror}") from error
+
+    def _tell_sinks(self, action: Callable[[Sink], Events]) -> None:
+        """Tell all sinks; one that fails gets nothing more."""
+        for sink in list(self.sinks):
+            try:
+                events = list(action(sink))
+            except OSError as error:
+                self.sinks.remove(sink)
+                with suppress(OSError):
+                    sink.close()
+                events = [
+                    {"event": f"{sink.name}_failed", "message": f"{sink.name}: {error}; training goes on without"}
+                ]
+            for event in events:
+                record = {"kind": "event", "seconds": self._seconds, **event}
+                self._write(record)
+                if self._on_event is not None:
+                    self._on_event(record)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -223,7 +289,7 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def _numbered(name: str) -> Path:
+def numbered(name: str) -> Path:
     """A new ``runs/<name>-<number>``; mkdir is what decides between two commands started at once."""
     folder = Path(RUNS_FOLDER).resolve()
     folder.mkdir(exist_ok=True)
@@ -260,7 +326,7 @@ def _check_contents(path: Path, resume: bool) -> None:
         if not (path / "checkpoint").is_dir() or not any((path / "checkpoint").iterdir()):
             raise RunDirectoryError(f"{path}: nothing to resume, it has no checkpoint; start anew with another --run")
         return
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK_FILE)
+    others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if "job.toml" in others:
         raise RunDirectoryError(f"{path} holds a run already; --resume {path} goes on with it, another --run keeps it")
     if others:

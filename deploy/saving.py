@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from deploy.blueprint import Blueprint, averaged_result
 from deploy.job import Job
-from deploy.setup import Setup, averaged_result
-from ps.checkpoint import Checkpoint, Writer, describe_state, restore_state, save_arrays, shard_arrays
+from deploy.setup import Setup
+from ps.checkpoint import Checkpoint, Writer, restore_state, save_arrays, shard_arrays
 from ps.errors import CheckpointError
 from worker.coordinator import Coordinator
 
@@ -18,10 +19,11 @@ from worker.coordinator import Coordinator
 def write_checkpoint(
     writer: Writer,
     partial: Path,
-    setup: Setup,
+    setup: Blueprint,
     shards: list[dict[str, np.ndarray]],
     replicas: Mapping[int, dict[str, Any]],
     run: Mapping[str, Any],
+    described: Mapping[str, Any],
 ) -> Path:
     """Write what was copied while everybody held still, and make it the newest checkpoint.
 
@@ -30,6 +32,7 @@ def write_checkpoint(
       shards: ``shard_arrays`` of each shard.
       replicas: id -> its scalars.
       run: ``coordinator`` state, ``counters``, ``seconds``, ``incarnations``.
+      described: ``describe_state`` of the shards.
 
     Raises:
       CheckpointError: the disk is full or the like; ``partial`` is gone, older checkpoints are intact.
@@ -44,7 +47,7 @@ def write_checkpoint(
         "task": setup.job.task.name,
         "strategy": setup.job.strategy.name,
         "evaluated_slot": setup.strategy.evaluated_slot,
-        **describe_state(setup.state),
+        **described,
         "replicas": {str(replica): scalars for replica, scalars in replicas.items()},
         **run,
     }
@@ -67,7 +70,7 @@ def restore_run(checkpoint: Checkpoint, setup: Setup, coordinator: Coordinator) 
       CheckpointError: the checkpoint is of another task, model or rule.
     """
     manifest = checkpoint.manifest
-    _check_same_task(checkpoint, setup.job)
+    check_same_task(checkpoint, setup.job)
     restore_state(checkpoint, setup.state)
     replicas = manifest["replicas"]
     same = (
@@ -91,7 +94,8 @@ def _fits(arrays: Mapping[str, np.ndarray], setup: Setup) -> bool:
     return slots == set(() if setup.local_rule is None else setup.local_rule.slots)
 
 
-def _check_same_task(checkpoint: Checkpoint, job: Job) -> None:
+def check_same_task(checkpoint: Checkpoint, job: Job) -> None:
+    """Refuse a checkpoint of another task, or one that is not of a run; raises CheckpointError."""
     missing = {"task", "strategy", "replicas", "coordinator", "counters", "incarnations", "seconds"} - set(
         checkpoint.manifest
     )

@@ -45,8 +45,8 @@ def key(
       example: a value to show in errors; the default stands in for it.
     """
     metadata = dict(help=help, at_least=at_least, above=above, below=below, one_of=one_of, example=example)
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from deploy.cluster.section import ClusterSection
 from deploy.schema import Section, check_keys, check_type, key
 from deploy.simulator.section import SimulationSection
 from ps.errors import JobError
+from worker.data.remote import is_url
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,36 @@ class WorkersSection(Section):
 
     section: ClassVar[str] = "workers"
     count: int = key(2, help="number of worker processes", at_least=1)
+    min: int | None = key(None, help="ray: train with as few as this many; instead of count", at_least=1, example=2)
+    max: int | None = key(None, help="ray: and with as many as this, as nodes join", at_least=1, example=16)
+    follow: bool = key(True, help="ray: alpha = beta / p follows the number of workers; false: p is the highest")
     max_restarts: int = key(3, help="deaths of one worker in a row before the job stops", at_least=0)
     transfers: str = key(
         "auto",
         help="where pulls and pushes run (inline where workers wait for each other)",
         one_of=("auto", "inline", "background"),
     )
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which there is no training."""
+        return self.min or self.count
+
+    @property
+    def elastic(self) -> bool:
+        """The number of workers may change."""
+        return self.fewest < self.count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min is None and self.max is None:
+            return
+        if self.max is None:
+            raise JobError("[workers] max is missing: min and max go together; for a fixed number set count")
+        if (self.min or 1) > self.max:
+            raise JobError(f"[workers] min must be <= max, got {self.min} and {self.max}")
+        object.__setattr__(self, "min", self.min or 1)
+        object.__setattr__(self, "count", self.max)
 
 
 @dataclass(frozen=True)
@@ -161,6 +187,12 @@ class CheckpointSection(Section):
     every_epochs: int = key(0, help="save after this many epochs; 0: by the clock only", at_least=0)
     every_seconds: float | None = key(30.0, help="save after this many seconds", above=0, example=300)
     keep: int = key(3, help="checkpoints kept", at_least=1)
+    url: str | None = key(None, help="folder behind a URL that gets a copy of each (fsspec)", example="s3://bucket/run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.url is not None and not is_url(self.url):
+            raise JobError(f"[checkpoint] url must be a URL, e.g. url = 's3://bucket/run', got {self.url!r}")
 
 
 FIXED_SECTIONS: dict[str, type[Section]] = {
@@ -174,11 +206,12 @@ FIXED_SECTIONS: dict[str, type[Section]] = {
         EvaluationSection,
         CheckpointSection,
         SimulationSection,
+        ClusterSection,
     )
 }
 NAMED_SECTIONS = ("task", "strategy", "rule", "local_rule")  # have a name; a bare string is short for it
-TOP_LEVEL = {"name": str, "seed": int, "backend": str, "run": str, "record": bool}
-BACKENDS = ("processes", "simulation")
+TOP_LEVEL = {"name": str, "seed": int, "backend": str, "run": str, "record": bool, "tensorboard": bool}
+BACKENDS = ("processes", "ray", "simulation")
 
 
 def check_top_level(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +223,14 @@ def check_top_level(document: Mapping[str, Any]) -> dict[str, Any]:
         if entry.name != "options"
     }
     check_keys("", document, [*NAMED_SECTIONS, *FIXED_SECTIONS, *TOP_LEVEL], elsewhere)
-    examples = {"name": "adult", "seed": 1, "backend": "processes", "run": "runs/adult-1", "record": True}
+    examples = {
+        "name": "adult",
+        "seed": 1,
+        "backend": "processes",
+        "run": "runs/adult-1",
+        "record": True,
+        "tensorboard": True,
+    }
     return {
         name: check_type("", name, document[name], TOP_LEVEL[name], examples[name])
         for name in TOP_LEVEL

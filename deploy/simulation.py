@@ -31,9 +31,9 @@ from deploy.simulator.ordered import PATTERNS
 from deploy.simulator.records import Records
 from deploy.simulator.replica import SimulatedReplica, Vectors
 from deploy.simulator.timed import Timed
-from deploy.summary import start_facts, summarise, trace_facts
+from deploy.summary import start_facts, summarise, total_counts, trace_facts
 from ps.admission import Clocks
-from ps.checkpoint import Writer
+from ps.checkpoint import Writer, describe_state
 from ps.errors import HogsheadError, JobError, UsageError, WorkerError
 from worker import effects as c
 from worker.coordinator import Coordinator
@@ -92,7 +92,7 @@ def run(job: Job, observer: Observer | None = None) -> Result:
     if job.resume:
         raise JobError("a simulated run cannot be resumed; run it again, the same seed gives the same run")
     observer = observer or Observer()
-    with RunDirectory.create(job) as directory:
+    with RunDirectory.create(job, observer.event) as directory:
         outcome = Simulation(prepare(job, shared=False), observer, directory).run()
     return Result(outcome.setup.task, outcome.parameters, outcome.summary, directory.path, outcome.error)
 
@@ -236,6 +236,7 @@ class Simulation:
             evaluation=evaluations[-1]["evaluation"] if evaluations else {},
             deaths=self.failures.deaths,
             error=self.failure,
+            shard_counts=total_counts(shard.counts() for shard in self.setup.state.shards),
         )
         services = getattr(self.conductor, "services", [])
         summary["shard_busy_seconds"] = [service.busy_seconds for service in services]
@@ -266,7 +267,9 @@ class Simulation:
                 "seconds": self.records.wall,
                 "seed": self.job.seed,
             }
-            write_checkpoint(writer, writer.begin(), self.setup, cut(self.setup), {}, state)
+            write_checkpoint(
+                writer, writer.begin(), self.setup, cut(self.setup), {}, state, describe_state(self.setup.state)
+            )
         self.directory.finish(summary)
         write_report([self.directory.path], self.directory.path / "report.html")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.blueprint import Blueprint
 from deploy.job import Job
 from deploy.monitor import Monitor
 from deploy.run_directory import versions
-from deploy.setup import Setup
 from worker.coordinator import Coordinator
 
 
-def start_facts(setup: Setup, run: Path, coordinator: Coordinator) -> dict[str, Any]:
+def start_facts(setup: Blueprint, run: Path, coordinator: Coordinator) -> dict[str, Any]:
     """For ``Observer.started``."""
     job = setup.job
     return {
@@ -39,8 +40,17 @@ def trace_facts(job: Job) -> dict[str, Any]:
     }
 
 
+def total_counts(shards: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The counts of several shards, added up."""
+    total: dict[str, int] = {}
+    for counts in shards:
+        for name, value in counts.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
 def summarise(
-    setup: Setup,
+    setup: Blueprint,
     run: Path,
     coordinator: Coordinator,
     monitor: Monitor,
@@ -50,6 +60,7 @@ def summarise(
     evaluation: dict[str, float],
     deaths: int,
     error: Exception | None,
+    shard_counts: Mapping[str, int],
     virtual_seconds: float | None = None,
 ) -> dict[str, Any]:
     """``summary.json``.
@@ -60,6 +71,7 @@ def summarise(
       evaluation: the last one.
       deaths: of workers.
       error: why it failed.
+      shard_counts: ``Shard.counts`` of all shards together.
       virtual_seconds: of a simulation; rates are then per virtual second.
     """
     job, goal, finished = setup.job, coordinator.goal, coordinator.finished
@@ -87,7 +99,7 @@ def summarise(
         "stop_reason": finished.reason if finished else None,
         "error": str(error) if error else None,
         "worker_deaths": deaths,
-        **{name: sum(shard.counts()[name] for shard in setup.state.shards) for name in setup.state.shards[0].counts()},
+        **shard_counts,
         "versions": versions(),
         "run": str(run),
         "job": job.path,

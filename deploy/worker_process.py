@@ -11,9 +11,6 @@ import ctypes
 import json
 import os
 import signal
-import time
-import traceback
-from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,30 +20,18 @@ from threadpoolctl import threadpool_limits
 
 from deploy.recording import Recorder
 from deploy.setup import Setup
+from deploy.worker_loop import WorkerLoop, error_fields, new_replica
 from ps.admission import Clocks
 from ps.checkpoint import save_arrays
-from ps.errors import HogsheadError, NonFiniteError, UsageError
+from ps.errors import HogsheadError
 from ps.transport.direct import DirectLink
-from worker.driver import Driver, Work
+from worker.driver import Driver
 from worker.effects import Range
 from worker.gate import Gate
-from worker.replica import Replica
 from worker.statistics import Statistics
 from worker.trace import FINISH
 
 _PR_SET_PDEATHSIG = 1
-
-
-class Stopped(Exception):
-    """The launcher asked the worker to stop.
-
-    Args:
-      flush: push what has accrued, as the strategy does at its end; otherwise keep it for a run that goes on later.
-    """
-
-    def __init__(self, flush: bool):
-        super().__init__()
-        self.flush = flush
 
 
 def send(connection: Connection, kind: str, **fields: Any) -> None:
@@ -80,39 +65,21 @@ def worker_main(setup: Setup, replica_id: int, incarnation: int, connection: Con
             worker.run(restored)
         except Exception as error:
             worker.end_record()
-            send(connection, "error", **_error_fields(error))
+            send(connection, "error", **error_fields(error))
             os._exit(1)
     os._exit(0)  # the launcher's own exit handlers, inherited by the fork, are not this process's business
 
 
-def _error_fields(error: Exception) -> dict[str, Any]:
-    """What the launcher has to know of an error; only what is a fault of ours needs its traceback."""
-    expected = isinstance(error, (HogsheadError, UsageError))
-    text = str(error) if expected else "".join(traceback.format_exception(error)).rstrip()
-    return {"type": type(error).__name__, "message": text, "fatal": isinstance(error, (NonFiniteError, UsageError))}
-
-
-class _Worker:
-    """The worker's loop."""
+class _Worker(WorkerLoop):
+    """A worker around the shards of this machine, at the other end of a pipe."""
 
     def __init__(self, setup: Setup, replica_id: int, incarnation: int, connection: Connection):
+        super().__init__()
         self.setup, self.id, self.connection = setup, replica_id, connection
         self.mail = setup.arrays["mail"]
         self.read = 0  # messages taken from the pipe
-        self.queue: deque[Work] = deque()
-        self.stopping = self.ended = False
         job = setup.job
-        self.replica = Replica(
-            setup.layout,
-            id=replica_id,
-            peers=job.workers.count,
-            incarnation=incarnation,
-            local_rule=setup.local_rule,
-            averaging=setup.averaging,
-            seed=job.seed,
-            sweeps=setup.sweeps,
-        )
-        setup.task.rng = self.replica.rng
+        self.replica = new_replica(setup, replica_id, incarnation)
         self.statistics = Statistics.of(setup.arrays, replica_id)
         self.recorder = None if setup.record_to is None else Recorder(setup.record_to, self.replica)
         link = DirectLink(
@@ -120,7 +87,7 @@ class _Worker:
             replica_id,
             incarnation,
             consistent=job.shards.reads == "consistent",
-            abandoned=self._between_steps,
+            abandoned=self.between_steps,
         )
         self.driver = Driver(
             self.replica,
@@ -136,38 +103,31 @@ class _Worker:
             gate=Gate(setup.policy, Clocks.of(setup.arrays), replica_id),
         )
 
-    def run(self, restored: Any) -> None:
-        """Work until told to stop."""
-        if restored is None:
-            self.driver.begin()
-        else:
-            self.replica.restore(*restored)
-            self.driver.resumed()
-        send(self.connection, "joined")
-        try:
-            while True:
-                while not self.queue:
-                    waited = time.perf_counter()
-                    self._handle(receive(self.connection))
-                    self.statistics.wait_seconds += time.perf_counter() - waited
-                work = self.queue[0]
-                started, waited = time.perf_counter(), self.statistics.wait_seconds
-                self.driver.run(work, self._between_steps)
-                waited = self.statistics.wait_seconds - waited  # for others, between steps
-                self.statistics.busy_seconds += time.perf_counter() - started - waited
-                self.queue.popleft()
-                send(self.connection, "done", range=work.id)
-        except Stopped as stopped:
-            self.stopping = True
-            if stopped.flush:
-                if self.recorder is not None:
-                    self.recorder.add(FINISH)
-                self.driver.finish()
-            self.driver.settle()
+    def send(self, kind: str, **fields: Any) -> None:
+        send(self.connection, kind, **fields)
+
+    def receive(self) -> dict[str, Any]:
+        message = receive(self.connection)
+        self.read += 1
+        return message
+
+    def has_mail(self) -> bool:
+        return self.mail[self.id] > self.read
+
+    def examples_of(self, part: Range) -> np.ndarray:
+        if self.recorder is not None:
+            self.recorder.note_range(part)
+        orders = self.setup.arrays["orders"]
+        order = orders[part.epoch % len(orders)]
+        # A copy, because the buffer is written again when a later epoch takes its place.
+        return np.array(order[part.start : part.stop])
+
+    def finishing(self) -> None:
+        if self.recorder is not None:
+            self.recorder.add(FINISH)
+
+    def ended_training(self) -> None:
         self.end_record()
-        send(self.connection, "finished")
-        while not self.ended:
-            self._handle(receive(self.connection))
 
     def end_record(self) -> None:
         """Nothing more will be recorded."""
@@ -175,28 +135,9 @@ class _Worker:
             self.recorder.close()
             self.recorder = None
 
-    def _between_steps(self) -> None:
-        """Take messages that have come in; called after each step and while waiting for others."""
-        while self.mail[self.id] > self.read:
-            self._handle(receive(self.connection))
-
-    def _handle(self, message: dict[str, Any]) -> None:
-        self.read += 1
-        kind = message["kind"]
-        if kind == "work":
-            part = Range(**message["range"])
-            if self.recorder is not None:
-                self.recorder.note_range(part)
-            orders = self.setup.arrays["orders"]
-            order = orders[part.epoch % len(orders)]
-            # A copy, because the buffer is written again when a later epoch takes its place.
-            self.queue.append(Work(part.id, part.epoch, np.array(order[part.start : part.stop])))
-        elif kind == "save":
+    def handle_more(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "save":
             self._save(Path(message["folder"]))
-        elif kind == "stop" and not self.stopping:
-            raise Stopped(message["flush"])
-        elif kind == "end":
-            self.ended = True
 
     def _save(self, folder: Path) -> None:
         """Write this replica's state; hold still until the launcher has copied the shards."""
@@ -208,7 +149,6 @@ class _Worker:
             failure = str(error)
         work = self.queue[0] if self.queue else None
         at_hand = (work.id, work.position) if work else (-1, 0)
-        send(self.connection, "saved", failure=failure, scalars=self.replica.scalars(), at_hand=at_hand)
-        while (message := receive(self.connection))["kind"] != "go":
-            self._handle(message)
-        self.read += 1
+        self.send("saved", failure=failure, scalars=self.replica.scalars(), at_hand=at_hand)
+        while (message := self.receive())["kind"] != "go":
+            self.handle(message)

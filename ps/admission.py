@@ -73,6 +73,9 @@ class Clocks:
         """All updates of ``replica`` before clock ``to`` have been applied."""
         self.clocks[replica] = to
 
+    def note_waiting(self, waiting: bool) -> None:
+        """Whether who asked last must wait. Of no use here; clocks on another host then answer when there is news."""
+
     def minimum(self) -> int:
         """Smallest clock of the members, 0 if there are none."""
         clocks = self.clocks[self.members != 0]

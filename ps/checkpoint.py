@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from ps.errors import CheckpointError, UsageError
@@ -140,6 +140,17 @@ def shard_arrays(shard: Shard) -> dict[str, np.ndarray]:
     return {name: array.copy() for name, array in arrays.items()}
 
 
+def load_shard(shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write what ``shard_arrays`` of a shard of the same range gave into ``shard``, while nobody pushes."""
+    np.copyto(shard.center, arrays["center"])
+    for name, slot in shard.slots.items():
+        np.copyto(slot, arrays[f"slot.{name}"])
+    for name, steps in shard.row_steps.items():
+        if steps.size:
+            np.copyto(steps, arrays[f"row_steps.{name}"])
+    _restore_words(shard, arrays)
+
+
 def describe_state(state: State) -> dict[str, Any]:
     """The manifest's part about the shards."""
     rule = state.shards[0].rule
@@ -204,6 +215,22 @@ class Checkpoint:
         if any(name not in part for part in parts):
             raise CheckpointError(f"{self.path}: has no {name}; there are: {', '.join(sorted(parts[0]))}")
         return np.concatenate([part[name] for part in parts])
+
+    def incarnations(self) -> list[int]:
+        """The newest incarnation that has pushed, by the number at the shards, be it a replica's, a group's or another client's.
+
+        A run that goes on from here may use the numbers otherwise; whoever has one must be newer than who had it before.
+        """
+        newest: list[int] = []
+        for index in range(len(self.manifest["shards"])):
+            path = self.path / f"shard-{index}.safetensors"
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    found = file.get_tensor("watermarks")[:, 0].tolist()
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path}: cannot be read: {error}") from error
+            newest = [max(pair) for pair in zip(newest, found)] if newest else found
+        return newest
 
     def shards(self) -> list[dict[str, np.ndarray]]:
         """The arrays of every shard."""

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from ps.errors import TransportError
 from ps.segment import FOLDER, PREFIX, start_time
 
 
@@ -38,6 +39,21 @@ class LockFile:
         # Never closed by hand while in use: closing any descriptor of the file drops all locks of the process.
         self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         self._maker = maker
+
+    @staticmethod
+    def attach(name: str) -> LockFile:
+        """The lock file called ``name`` that another process of this host has made.
+
+        Raises:
+          TransportError: there is none.
+        """
+        file = LockFile.__new__(LockFile)
+        file._path, file._maker = FOLDER / name, -1
+        try:
+            file.descriptor = os.open(file._path, os.O_RDWR)
+        except OSError as error:
+            raise TransportError(f"lock file {name!r} cannot be opened on this host: {error.strerror}") from error
+        return file
 
     @property
     def path(self) -> Path:

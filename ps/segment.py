@@ -137,6 +137,13 @@ def sweep() -> None:
                 path.unlink()
 
 
+def abandon() -> None:
+    """Unlink the segments and lock files that this process has made, which is about to end at once."""
+    maker = os.getpid()
+    for path in FOLDER.glob(f"{PREFIX}-{maker}-{start_time(maker)}-*"):
+        path.unlink(missing_ok=True)
+
+
 def start_time(pid: int) -> str:
     """Clock ticks after boot at which ``pid`` started, "" if it does not live: tells a reused process id apart."""
     try:

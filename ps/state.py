@@ -49,19 +49,20 @@ def state_specs(layout: Layout, count: int, rule: UpdateRule, options: ShardOpti
         specs[f"slot.{slot}"] = ((layout.size,), layout.dtype)
     for table in layout.tables:
         specs[f"row_steps.{table.name}"] = ((table.shape[0],), "int64")
-    readers = _readers(layout, rule, options)
     for index, part in enumerate(layout.shards(count)):
-        specs[f"{index}.header"] = ((HEADER_WORDS,), "int64")
-        specs[f"{index}.watermarks"] = ((options.replicas, 2), "int64")
-        if readers:
-            specs[f"{index}.memory"] = ((readers, part.size), layout.dtype)
-            specs[f"{index}.owners"] = ((readers,), "int64")
-        if options.rounds:
-            specs[f"{index}.contributions"] = ((options.replicas, part.size), layout.dtype)
-            specs[f"{index}.mean"] = ((part.size,), layout.dtype)
-            specs[f"{index}.laid"] = ((options.replicas,), "int64")
-            specs[f"{index}.members"] = ((options.replicas,), "int64")
+        specs |= {f"{index}.{name}": spec for name, spec in _word_specs(layout, part, rule, options).items()}
     return specs
+
+
+def shard_specs(layout: Layout, part: Range, rule: UpdateRule, options: ShardOptions) -> Specs:
+    """Names, shapes and dtypes of the arrays of one shard that lies somewhere by itself; see ``build_shard``."""
+    specs: dict[str, tuple[tuple[int, ...], str]] = {"center": ((part.size,), layout.dtype)}
+    for slot in rule.slots:
+        specs[f"slot.{slot}"] = ((part.size,), layout.dtype)
+    for table in layout.tables:
+        first, last = _rows_of(table, part)
+        specs[f"row_steps.{table.name}"] = ((last - first,), "int64")
+    return {**specs, **_word_specs(layout, part, rule, options)}
 
 
 def private_arrays(specs: Specs) -> dict[str, np.ndarray]:
@@ -79,7 +80,7 @@ def build_state(
 ) -> State:
     """Shards over ``arrays`` (of ``state_specs`` with the same arguments). ``lock(i)`` is the lock of shard i."""
     shards = tuple(
-        _shard(index, part, layout, rule, options, arrays, lock(index))
+        _part_of_state(index, part, layout, rule, options, arrays, lock(index))
         for index, part in enumerate(layout.shards(count))
     )
     return State(layout, shards, arrays)
@@ -92,35 +93,82 @@ def initialise(state: State, parameters: Mapping[str, np.ndarray]) -> None:
         shard.rule.initialise(shard.center, shard.slots)
 
 
+def build_shard(
+    index: int, part: Range, layout: Layout, rule: UpdateRule, options: ShardOptions, arrays: Arrays, lock: Lock
+) -> Shard:
+    """One shard over arrays of its own (of ``shard_specs``)."""
+    slots = {slot: arrays[f"slot.{slot}"] for slot in rule.slots}
+    row_steps = {table.name: arrays[f"row_steps.{table.name}"] for table in layout.tables}
+    return _shard(index, part, layout, rule, options, arrays["center"], slots, row_steps, arrays, lock)
+
+
+def _word_specs(layout: Layout, part: Range, rule: UpdateRule, options: ShardOptions) -> Specs:
+    """What a shard needs besides its part of the vectors."""
+    specs: dict[str, tuple[tuple[int, ...], str]] = {
+        "header": ((HEADER_WORDS,), "int64"),
+        "watermarks": ((options.replicas, 2), "int64"),
+    }
+    readers = _readers(layout, rule, options)
+    if readers:
+        specs["memory"] = ((readers, part.size), layout.dtype)
+        specs["owners"] = ((readers,), "int64")
+    if options.rounds:
+        specs["contributions"] = ((options.replicas, part.size), layout.dtype)
+        specs["mean"] = ((part.size,), layout.dtype)
+        specs["laid"] = ((options.replicas,), "int64")
+        specs["members"] = ((options.replicas,), "int64")
+    return specs
+
+
 def _readers(layout: Layout, rule: UpdateRule, options: ShardOptions) -> int:
     if rule.remembers is None:
         return 0
     return capacity(options.memory_bytes, layout.nbytes, options.replicas)
 
 
-def _shard(
+def _part_of_state(
     index: int, part: Range, layout: Layout, rule: UpdateRule, options: ShardOptions, arrays: Arrays, lock: Lock
+) -> Shard:
+    """A shard as a view of the whole vectors."""
+    slots = {slot: part.of(arrays[f"slot.{slot}"]) for slot in rule.slots}
+    row_steps = {
+        table.name: arrays[f"row_steps.{table.name}"][slice(*_rows_of(table, part))] for table in layout.tables
+    }
+    words = {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{index}.")}
+    return _shard(index, part, layout, rule, options, part.of(arrays["center"]), slots, row_steps, words, lock)
+
+
+def _shard(
+    index: int,
+    part: Range,
+    layout: Layout,
+    rule: UpdateRule,
+    options: ShardOptions,
+    center: np.ndarray,
+    slots: dict[str, np.ndarray],
+    row_steps: dict[str, np.ndarray],
+    words: Arrays,
+    lock: Lock,
 ) -> Shard:
     memory = None
     if rule.remembers is not None:
         memory = ReaderMemory(
-            arrays.get(f"{index}.memory", np.zeros((0, part.size), layout.dtype)),
-            arrays.get(f"{index}.owners", np.zeros(0, np.int64)),
+            words.get("memory", np.zeros((0, part.size), layout.dtype)), words.get("owners", np.zeros(0, np.int64))
         )
     synchronous = None
     if options.rounds:
         names = ("contributions", "mean", "laid", "members")
-        synchronous = Round(*(arrays[f"{index}.{name}"] for name in names), backups=options.backups)
+        synchronous = Round(*(words[name] for name in names), backups=options.backups)
     return Shard(
         index=index,
         range=part,
         layout=layout,
         rule=rule,
-        center=part.of(arrays["center"]),
-        slots={slot: part.of(arrays[f"slot.{slot}"]) for slot in rule.slots},
-        header=arrays[f"{index}.header"],
-        watermarks=arrays[f"{index}.watermarks"],
-        row_steps={table.name: _rows_of(table, part, arrays[f"row_steps.{table.name}"]) for table in layout.tables},
+        center=center,
+        slots=slots,
+        header=words["header"],
+        watermarks=words["watermarks"],
+        row_steps=row_steps,
         lock=lock,
         options=options,
         memory=memory,
@@ -128,8 +176,8 @@ def _shard(
     )
 
 
-def _rows_of(table: Parameter, part: Range, row_steps: np.ndarray) -> np.ndarray:
-    """Step counts of the rows of ``table`` that lie in ``part``."""
+def _rows_of(table: Parameter, part: Range) -> tuple[int, int]:
+    """First and last + 1 of the rows of ``table`` that lie in ``part``."""
     first = (min(max(part.start, table.offset), table.stop) - table.offset) // table.width
     last = (min(max(part.stop, table.offset), table.stop) - table.offset) // table.width
-    return row_steps[first:last]
+    return first, last

@@ -50,6 +50,8 @@ def snippets() -> list[Snippet]:
     return [Snippet(match[1], match[2], README.count("\n", 0, match.start()) + 2) for match in found]
 
 
+@pytest.mark.xdist_group("ray")  # one of them starts Ray, which one test at a time is enough to do
+@pytest.mark.timeout(300)
 def test_snippets(tmp_path, monkeypatch, capfd):
     """All in one test, because each finds what those before it have written."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")  # the folder stands for the checkout
@@ -69,7 +71,9 @@ def run_snippet(snippet: Snippet, capfd) -> None:
             run_line(line, capfd)
     elif snippet.language == "toml":
         document = tomllib.loads(snippet.text)
-        whole = {} if "task" in document else {"task": "mlp", "data": {"train": "sklearn:digits"}}
+        whole = (
+            {} if "task" in document else {"task": "mlp", "data": {"train": "sklearn:digits"}, "strategy": "downpour"}
+        )
         Job.from_dict({**whole, **document})
     elif snippet.language == "python":
         exec(compile(snippet.text, f"README.md, line {snippet.line}", "exec"), {"__name__": "readme"})

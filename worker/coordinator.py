@@ -10,7 +10,7 @@ straggler that is still at work on some of them holds nobody up.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -131,6 +131,24 @@ class Coordinator:
         if member.deaths > self.plan.max_restarts:
             return [*effects, Fail(replica, member.deaths)]
         return [*effects, Restart(replica), *self._go_on()]
+
+    def found(self, held: Mapping[int, list[int]]) -> list[Effect]:
+        """Replicas are at work since before this coordinator was; nothing is handed out before all have what they hold.
+
+        Args:
+          held: replica -> ids of the ranges that it holds; those that are not known to be out are passed over.
+        """
+        for replica, range_ids in held.items():
+            self._crowd.join(replica)
+            for part in [part for part in self._again if part.id in range_ids]:
+                self._again.remove(part)
+                self._crowd.give(replica, part)
+            member = self.members[replica]
+            member.counted = bool(member.ranges) and (self.plan.rounds or self.plan.joins)
+        # Who was told to leave, and whether that was done, is not known.
+        joins = self.plan.rounds or self.plan.joins
+        unused = [Leave(replica) for replica, member in enumerate(self.members) if joins and not member.counted]
+        return [*unused, *self._go_on()]
 
     def left(self, replica: int) -> list[Effect]:
         """A replica has left for good: its ranges are handed out again and nobody waits for it, unless it joins again."""

@@ -141,6 +141,7 @@ class Driver:
         self.settle()
         if self._courier is not None:
             self._courier.close()
+            self._courier = None
 
     def settle(self) -> None:
         """Wait for transfers under way, so that the state can be saved."""
@@ -250,14 +251,20 @@ class Driver:
             return
         length = norm(command.payload, self.replica.layout) if self._needs_norm else None
 
-        def push(payload: Gradient) -> None:
-            self._count(self.link.push(payload, versions, count=command.count, gradient_norm=length, epoch=epoch))
+        def push(payload: Gradient) -> Callable[[], None]:
+            facts = {"count": command.count, "gradient_norm": length, "epoch": epoch}
+            begin = getattr(self.link, "begin_push", None)
+            if begin is None:
+                staleness = self.link.push(payload, versions, **facts)
+                return lambda: self._count(staleness)
+            answer = begin(payload, versions, **facts)
+            return lambda: self._count(answer())
 
         if self._courier is not None and not command.wait:
             self._courier.send(command.payload, push)
         else:
             self.settle()
-            push(command.payload)
+            push(command.payload)()
 
     def _exchange(self, command: Exchange) -> None:
         self.settle()

@@ -61,7 +61,9 @@ class Gate:
     def allowance(self) -> int:
         """Steps that may be made now; 0: wait. Only if ``clocked``."""
         assert self._clocks is not None
-        return self.policy.allowance(self._clocks, self._replica, self.pace.ahead)
+        allowed = self.policy.allowance(self._clocks, self._replica, self.pace.ahead)
+        self._clocks.note_waiting(allowed == 0)
+        return allowed
 
     def smallest(self) -> int:
         """Clock of the slowest, which decides about all others. Only if ``clocked``."""

@@ -85,6 +85,9 @@ class OptionalMembers(Protocol):
       lockables: number of variables that AIG can lock: the length of ``locking.owners``.
       paths: names of constructor options that are file names.
       rng: generator for what the task draws while training (dropout); the framework sets one per replica.
+      replica: id of the replica that this process is; the framework sets it where the task has it.
+      isolated: the library that the task computes with does not survive forking. A launcher that forks calls ``parameters`` and
+        ``loss_and_gradient`` in a child only, and ``before_forking`` first, which may raise a UsageError.
     """
 
     averaged: tuple[str, ...]
@@ -93,6 +96,11 @@ class OptionalMembers(Protocol):
     lockables: int
     paths: tuple[str, ...]
     rng: np.random.Generator
+    replica: int
+    isolated: bool
+
+    def before_forking(self) -> None:
+        """Refuse to run where processes forked from this one could not compute."""
 
     def loss_and_gradient_into(
         self, parameters: Mapping[str, np.ndarray], batch: Any, gradient: Mapping[str, np.ndarray]

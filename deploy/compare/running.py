@@ -14,7 +14,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,8 @@ def launch(trial: Trial, observer: Observer) -> Any:
     from deploy.launchers import run
 
     job = trial.job if trial.keep_pace else paced(trial.job, lambda: _examples(trial.job))
-    return run(job, observer)
+    # A mirror is of one run.
+    return run(replace(job, checkpoint=replace(job.checkpoint, url=None)), observer)
 
 
 def untrained(job: Job) -> dict[str, float]:

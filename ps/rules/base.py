@@ -86,6 +86,9 @@ class UpdateRule:
         ``"observation"`` if it is a sum of observed values to average.
       formula: one line of mathematics, shown by ``hogshead rules NAME``.
       source: where the rule comes from.
+      local_only: it can step a replica's parameters but not a shard's.
+      dense_only: it has no ``apply_rows``.
+      isolated: its library does not survive forking, so that a process that forks others must not apply it.
     """
 
     name: ClassVar[str] = ""
@@ -94,7 +97,13 @@ class UpdateRule:
     pushes: ClassVar[str] = "gradient"
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    local_only: ClassVar[bool] = False
+    dense_only: ClassVar[bool] = False
+    isolated: ClassVar[bool] = False
     kernel: ClassVar[Any] = None
+
+    def before_forking(self) -> None:
+        """Raise UsageError where the rule could not be applied in a process forked from this one."""
 
     def initial_slot(self, name: str) -> float:
         """Value that slot ``name`` starts with (0 unless the rule says otherwise)."""

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from ps.errors import JobError, UsageError, nearest
-from ps.rules import documentation
+from ps.rules import documentation, foreign
 from ps.rules.adam import Adam, AdaMax, AdamW, AMSGrad, Nadam, QHAdam
 from ps.rules.adaptive import Adadelta, Adagrad, RMSprop
 from ps.rules.adding import Add
@@ -61,16 +61,24 @@ def build_rule(config: Mapping[str, Any]) -> UpdateRule:
       {'name': 'sgd', 'lr': 0.1, 'schedule': {'name': 'decay', 'beta': 0.9, 'unit': 'epoch'}}
     """
     config = dict(config)
-    rule_type = RULES[_name(config, "rule", RULES)]
-    own = {field.name for field in fields(rule_type)}  # type: ignore[arg-type]
+    name = config.pop("name") if foreign.is_foreign(config.get("name")) else _name(config, "rule", RULES)
+    own = options_of(name)
     wrapped = {key: config.pop(key) for key in WRAPPERS if key in config and key not in own}
-    if "weight_decay" in own and "decoupled_weight_decay" in wrapped:
-        raise JobError(f"{rule_type.__name__}: it decays weights itself; use weight_decay, not decoupled_weight_decay")
-    rule = _construct(rule_type, config, rule_type.name, also=WRAPPERS)
+    if name in RULES and "weight_decay" in own and "decoupled_weight_decay" in wrapped:
+        title = RULES[name].__name__
+        raise JobError(f"{title}: it decays weights itself; use weight_decay, not decoupled_weight_decay")
+    rule = _construct(RULES[name], config, name, also=WRAPPERS) if name in RULES else foreign.build(name, config)
     for key, wrapper in WRAPPERS.items():
         if key in wrapped:
             rule = _refused_as_job_error(f"{key}: ", wrapper, rule, wrapped[key])
     return rule
+
+
+def options_of(name: str) -> set[str]:
+    """Names of a rule's own hyper-parameters; JobError for one of another library that is not there."""
+    if foreign.is_foreign(name):
+        return foreign.own_options(name)
+    return {field.name for field in fields(RULES[name])}  # type: ignore[arg-type]
 
 
 def build_schedule(config: Mapping[str, Any]) -> Schedule:
@@ -88,7 +96,7 @@ def one_line(name: str) -> str:
     Raises:
       UsageError: there is no such rule.
     """
-    return documentation.summary(_rule_type(name))
+    return foreign.one_line(name) if foreign.is_foreign(name) else documentation.summary(_rule_type(name))
 
 
 def describe(name: str) -> str:
@@ -97,6 +105,9 @@ def describe(name: str) -> str:
     Raises:
       UsageError: there is no such rule.
     """
+    also = ["", "every rule also takes", *(f"  {key:<22}  {meaning}" for key, meaning in WRAPPER_MEANINGS.items())]
+    if foreign.is_foreign(name):
+        return foreign.describe(name) + "\n".join(also) + "\n"
     rule_type = _rule_type(name)
     example = rule_type()
     state = ", ".join(example.slots) or "none"
@@ -106,9 +117,7 @@ def describe(name: str) -> str:
         lines.append(f"remembers {rule_type.remembers}, as of each reader's last pull")
     lines += [f"source    {rule_type.source}", "", "parameters (with defaults)"]
     lines += [f"  {line}" for line in documentation.parameters(rule_type)]
-    lines += ["", "every rule also takes"]
-    lines += [f"  {key:<22}  {meaning}" for key, meaning in WRAPPER_MEANINGS.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + also) + "\n"
 
 
 def _noise(rule: UpdateRule, options: object) -> GradientNoise:

@@ -54,6 +54,24 @@ class Wrapper(UpdateRule):
         """The inner rule's source."""
         return self.rule.source
 
+    @property
+    def local_only(self) -> bool:  # type: ignore[override]
+        """The inner rule is."""
+        return self.rule.local_only
+
+    @property
+    def dense_only(self) -> bool:  # type: ignore[override]
+        """The inner rule is."""
+        return self.rule.dense_only
+
+    @property
+    def isolated(self) -> bool:  # type: ignore[override]
+        """The inner rule is."""
+        return self.rule.isolated
+
+    def before_forking(self) -> None:
+        self.rule.before_forking()
+
     def initial_slot(self, name: str) -> float:
         return self.rule.initial_slot(name)
 

@@ -244,4 +244,4 @@ def test_the_backend_is_chosen_on_the_command_line(tmp_path, capsys, monkeypatch
     assert "simulated" in capsys.readouterr().out
     assert main(["timeline", "here"]) == 0
     assert main(["train", "try.toml", "--backend", "simulatoin"]) == 2
-    assert "backend must be one of 'processes', 'simulation'" in capsys.readouterr().err
+    assert "backend must be one of 'processes', 'ray', 'simulation'" in capsys.readouterr().err

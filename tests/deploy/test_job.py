@@ -203,7 +203,7 @@ WRONG = [
     ("evaluation.every=2", r"\[evaluation\] every: unknown key; there are: every_epochs, every_seconds"),
     ("seed=-1", "seed must be >= 0, got -1"),
     ("seed=x", "seed must be an integer, got 'x'"),
-    ("backend=ray", "backend must be .*'processes'.*got 'ray'"),
+    ("backend=mpi", "backend must be .*'processes', 'ray'.*got 'mpi'"),
     ("name=a/b", "name must be usable as a folder's name, got 'a/b'"),
     ("seed", "--set 'seed': must be section.key=value"),
     ("=3", "--set '=3': must be section.key=value"),

@@ -11,14 +11,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import Pipe  # only in tests: the product's ps and worker know no multiprocessing
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 
 import numpy as np
 
+from ps.host import ShardPlan
 from ps.layout import Layout
 from ps.locks import LockFile
 from ps.rules import SGD, Add
 from ps.rules.base import UpdateRule
-from ps.segment import SharedArrays
+from ps.segment import SharedArrays, Specs
 from ps.shard import Shard, ShardOptions, Stamp
 from ps.state import State, build_state, initialise, private_arrays, state_specs
 
@@ -57,6 +59,21 @@ def private_state(
     state = build_state(layout, count, chosen, settings, private_arrays(state_specs(layout, count, chosen, settings)))
     initialise(state, parameters)
     return state
+
+
+def shard_plans(
+    parameters: Mapping[str, np.ndarray],
+    rule: UpdateRule | None = None,
+    count: int = 1,
+    *,
+    averaged: tuple[str, ...] = (),
+    sparse: tuple[str, ...] = (),
+    more: Specs = MappingProxyType({}),
+    **options,
+) -> list[ShardPlan]:
+    """Of shards that lie apart."""
+    layout, settings = Layout.of(parameters, averaged=averaged, sparse=sparse), ShardOptions(**options)
+    return [ShardPlan(index, count, layout, rule or Add(), settings, more) for index in range(count)]
 
 
 class SharedHost:

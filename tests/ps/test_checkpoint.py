@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -371,3 +372,14 @@ def test_a_checkpoint_moved_elsewhere_is_as_good(tmp_path):
     state = train(make())
     shutil.move(save(state, tmp_path / "here"), tmp_path / "there")
     np.testing.assert_array_equal(Checkpoint(tmp_path / "there").vector(), state.center)
+
+
+def test_the_newest_incarnation_that_has_pushed_under_each_number(tmp_path):
+    """A resumed run may give a number to somebody else, who would otherwise be taken for an older one, or for a retry."""
+    state = train(make(replicas=4), incarnation=3)
+    state.shards[1].watermarks[2] = (1_800_000_000_000, 7)  # a client in another language, at one shard only
+    path = save(state, tmp_path)
+    assert Checkpoint(path).incarnations() == [3, 3, 1_800_000_000_000, 0]
+    (path / "shard-1.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        Checkpoint.incarnations(SimpleNamespace(path=path, manifest={"shards": [0, 1]}))

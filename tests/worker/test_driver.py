@@ -324,7 +324,9 @@ def test_courier_copies_what_it_carries_and_keeps_the_order():
     def push(payload):
         go.wait()
         seen.append(np.asarray(payload).tolist())
+        return lambda: answered.append(payload.tolist())
 
+    answered = []
     vector = np.arange(3.0)
     courier.send(vector, push)
     vector[:] = 7
@@ -335,9 +337,10 @@ def test_courier_copies_what_it_carries_and_keeps_the_order():
         vector[:] = value
         courier.send(vector, push)
         assert len(seen) >= value + 3 - 2  # never more than the window under way
+        assert len(answered) >= value - 4  # nor more answers than a few, whose payloads are kept as they were
     courier.drain()
     courier.close()
-    assert seen == [[0, 1, 2], [7, 7, 7], *([value] * 3 for value in range(20))]
+    assert seen == answered == [[0, 1, 2], [7, 7, 7], *([value] * 3 for value in range(20))]
 
 
 # -- what a push carries ----------------------------------------------------------------------------------------------

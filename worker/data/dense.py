@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ SKLEARN = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 _IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
-def read_dense(name: str | Path, *, part: str = "train") -> tuple[np.ndarray, np.ndarray]:
+def read_dense(name: str | Path | Mapping[str, np.ndarray], *, part: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """Read examples and targets.
 
     Args:
@@ -24,7 +25,8 @@ def read_dense(name: str | Path, *, part: str = "train") -> tuple[np.ndarray, np
         - an ``.npz`` with arrays ``x`` (n, ...) and ``y`` (n,) or (n, k),
         - a folder with MNIST's four idx files, plain or .gz, of which ``part`` chooses ``train-`` or ``t10k-``; or one
           images file, whose labels file stands beside it under the same name with ``labels-idx1`` for ``images-idx3``,
-        - a ``.csv`` (or .csv.gz, ...) of numbers, with or without a header line, whose last column is the target.
+        - a ``.csv`` (or .csv.gz, ...) of numbers, with or without a header line, whose last column is the target;
+        or arrays by name, ``x`` and ``y`` as in an ``.npz``.
       part: ``train`` or ``test``.
 
     Returns:
@@ -33,6 +35,8 @@ def read_dense(name: str | Path, *, part: str = "train") -> tuple[np.ndarray, np
     Raises:
       DataError: no such file, malformed, NaN or infinity (with row and column), unequal lengths, or no example.
     """
+    if isinstance(name, Mapping):
+        return _checked(*_x_and_y(name, part), part)
     scheme, colon, rest = str(name).partition(":")
     if colon and scheme == "sklearn":
         x, y, source = *_sklearn(rest), str(name)
@@ -82,13 +86,17 @@ def _sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as content:
-            if not {"x", "y"} <= set(content.files):
-                raise DataError(f"{path}: must hold the arrays 'x' and 'y', got {', '.join(content.files) or 'none'}")
-            return content["x"], content["y"]
+            return _x_and_y(content, str(path))
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is damaged, holds objects, or no .npz file: {error}") from error
+
+
+def _x_and_y(arrays: Mapping[str, np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray]:
+    if not {"x", "y"} <= set(arrays):
+        raise DataError(f"{source}: must hold the arrays 'x' and 'y', got {', '.join(arrays) or 'none'}")
+    return arrays["x"], arrays["y"]
 
 
 def _idx_pair(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:

@@ -22,12 +22,19 @@ class Hogwild(Strategy):
       locking: "none" is Hogwild!; "per_variable" locks all variables of an example (the paper's AIG), "round_robin" lets replicas
         update in turn (RR), "global" is one lock.
       backoff: factor on the step size after each epoch, 0 < backoff <= 1.
+      between_nodes: on a cluster: "none" keeps all workers beside the center; "easgd" makes a group of the workers of each node,
+        which step a center of their own, and averages the groups elastically.
+      tau: of such a group: its examples between two exchanges, >= 1.
+      beta: of such a group: alpha = beta / groups, 0 < beta < 1.
 
-    References: Niu et al. 2011, Algorithm 1, sections 2 and 5.
+    References: Niu et al. 2011, Algorithm 1, sections 2 and 5; between nodes Zhang, Choromanska, LeCun 2015, Algorithm 1.
     """
 
     locking: Literal["none", "per_variable", "round_robin", "global"] = "none"
     backoff: float = 0.9
+    between_nodes: Literal["none", "easgd"] = "none"
+    tau: int = 1_000
+    beta: float = 0.9
 
     name: ClassVar[str] = "hogwild"
     server_rule: ClassVar[Tables | None] = {"name": "sgd", "lr": 0.1}
@@ -37,6 +44,8 @@ class Hogwild(Strategy):
 
     def __post_init__(self):
         require(0 < self.backoff <= 1, self, "backoff", "> 0 and <= 1")
+        require(self.tau >= 1, self, "tau", ">= 1 example")
+        require(0 < self.beta < 1, self, "beta", "> 0 and < 1")
 
     def step(self, replica: Replica) -> Steps:
         if replica.sweeps:

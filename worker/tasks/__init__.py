@@ -1,8 +1,8 @@
 """The tasks there are, by name, and the loading of a user's own from a file.
 
 ``task_class("sparse_linear")`` imports a built-in one; ``task_class("path/to/file.py:MyTask")`` executes that file
-under a module name made of its path. The file's folder is never put on ``sys.path``: a user's ``worker.py`` must not
-hide this package.
+under a module name made of its path. The file's folder is put at the end of ``sys.path``, never first: it may import
+what lies beside it, but a user's ``worker.py`` must not hide this package.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 from ps.errors import UsageError, nearest
+from ps.extras import install_hint
+from worker.tasks.made import made_class
 
 TASKS: dict[str, str] = {
     "sparse_linear": "worker.tasks.sparse_linear:SparseLinear",
@@ -36,6 +38,9 @@ def task_class(name: str, folder: str | Path = ".") -> type:
       UsageError: unknown name, no such file, a syntax error in it, an exception while it is executed, no such class, or
         a class that lacks a member of the task protocol.
     """
+    known = made_class(name)
+    if known is not None:
+        return known
     if ".py" in name or "/" in name:
         return _user_class(name, Path(folder))
     if name not in TASKS:
@@ -105,6 +110,8 @@ def _load(path: Path, name: str):
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickle look their module up there while the file is being executed.
     sys.modules[module_name] = module
+    if str(path.parent) not in sys.path:  # at the end, so that its siblings can be imported, and hide nothing
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
@@ -116,6 +123,7 @@ def _load(path: Path, name: str):
         del sys.modules[module_name]
         raise UsageError(
             f"task {name!r}: executing {path.name} failed{_line_of(error, path)}: {type(error).__name__}: {error}"
+            f"{install_hint(error)}"
         ) from error
     return module
 

@@ -75,8 +75,8 @@ def made_up(monkeypatch):
     """The registry holds the made-up claims only."""
     claims = {claim.name: claim for claim in (Made, Fails, Raises, Unmeasurable, Undrawable)}
     names = {name: f"{__name__}:{claim.__name__}" for name, claim in claims.items()}
+    monkeypatch.setattr("deploy.reproduce.command.CLAIMS", names)  # first: importing it takes the registry as it is
     monkeypatch.setattr(registry, "CLAIMS", names)
-    monkeypatch.setattr("deploy.reproduce.command.CLAIMS", names)
     monkeypatch.setattr("deploy.reproduce.command.build_claim", lambda name: claims[name]())
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from ps.rules import SGD
 
+from .serving import Serving
 from .transports import TRANSPORTS, InProcess
 
 
@@ -22,6 +23,20 @@ def host(request):
     yield make
     for made in hosts:
         made.close()
+
+
+@pytest.fixture
+def serving():
+    """``serving(parameters, …)`` makes a ``Serving`` that is closed after the test."""
+    made = []
+
+    def make(*args, **options):
+        made.append(Serving(*args, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

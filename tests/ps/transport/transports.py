@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 import numpy as np
 
+from ps.host import ShardHost
 from ps.transport.direct import DirectLink
 from ps.transport.link import Link
+from ps.transport.mapped import MappedShard
+from ps.transport.remote import RemoteOptions, RemoteShard
+from ps.transport.server import ShardServer
+from ps.transport.sharded import ShardedLink
 
-from ..building import Forked, SharedHost, private_state
+from ..building import Forked, SharedHost, private_state, shard_plans
 
 
 class InProcess:
@@ -59,7 +66,7 @@ class OtherProcesses(SharedMemory):
 class ForkedLink:
     """Carries out each call on a link in a forked process, and brings back what it changed."""
 
-    def __init__(self, link: DirectLink):
+    def __init__(self, link: DirectLink | ShardedLink):
         self.layout, self.center = link.layout, link.center
         self._process = Forked(lambda connection: _serve(link, connection))
 
@@ -96,7 +103,7 @@ class ForkedLink:
         self._process.kill()
 
 
-def _serve(link: DirectLink, connection: Connection) -> None:
+def _serve(link: DirectLink | ShardedLink, connection: Connection) -> None:
     while True:
         method, args, options = connection.recv()
         try:
@@ -106,4 +113,65 @@ def _serve(link: DirectLink, connection: Connection) -> None:
         connection.send((answer, args))
 
 
-TRANSPORTS = {"in process": InProcess, "shared memory": SharedMemory, "other processes": OtherProcesses}
+class Mapped:
+    """Each shard with a segment and a lock file of its own; every link maps them, in a forked process of its own."""
+
+    def __init__(self, parameters, rule=None, count=1, **options):
+        self.plans = shard_plans(parameters, rule, count, **options)
+        self.hosts = [ShardHost(plan) for plan in self.plans]
+        flat = self.plans[0].layout.flatten(parameters)
+        for host in self.hosts:
+            host.begin(host.shard.range.of(flat))
+        self.state = SimpleNamespace(shards=[host.shard for host in self.hosts])
+        self._ports: list[MappedShard] = []
+        self._links: list[ForkedLink] = []
+
+    def link(self, replica: int = 0, incarnation: int = 1, **options) -> Link:
+        ports = [MappedShard(plan, host.place()) for plan, host in zip(self.plans, self.hosts)]
+        self._ports.extend(ports)
+        link = ShardedLink(self.plans[0].layout, ports, replica, incarnation, **options)
+        self._links.append(ForkedLink(link))
+        return self._links[-1]
+
+    def close(self) -> None:
+        for link in self._links:
+            link.end()
+        for port in (*self._ports, *self.hosts):
+            port.close()
+
+
+class Grpc(InProcess):
+    """Shards behind a gRPC server each; every link has connections of its own."""
+
+    def __init__(self, parameters, rule=None, count=1, **options):
+        super().__init__(parameters, rule, count, **options)
+        self._closed = ExitStack()
+        self.servers = [ShardServer(shard, token="contract", bind="127.0.0.1") for shard in self.state.shards]
+        for server in self.servers:
+            server.start()
+            self._closed.callback(server.stop)
+
+    def link(self, replica: int = 0, incarnation: int = 1, **options) -> Link:
+        ports = [self.port(index, replica) for index in range(len(self.servers))]
+        return ShardedLink(self.state.layout, ports, replica, incarnation, **options)
+
+    def port(self, index: int, replica: int = 0) -> RemoteShard:
+        server, shard = self.servers[index], self.state.shards[index]
+        options = RemoteOptions(replica=replica)
+        port = RemoteShard(
+            index, shard.range, self.state.layout, lambda: server.address, token="contract", options=options
+        )
+        self._closed.callback(port.close)
+        return port
+
+    def close(self) -> None:
+        self._closed.close()
+
+
+TRANSPORTS = {
+    "in process": InProcess,
+    "shared memory": SharedMemory,
+    "other processes": OtherProcesses,
+    "mapped": Mapped,
+    "grpc": Grpc,
+}

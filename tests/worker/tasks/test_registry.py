@@ -55,7 +55,7 @@ def test_a_users_task_is_loaded_from_its_path(tmp_path):
     (tmp_path / "worker.py").write_text(GOOD)  # a name of ours: it must hide nothing
     path_before = list(sys.path)
     cls = task_class("worker.py:MyTask", tmp_path)
-    assert sys.path == path_before and sys.modules["worker"].__name__ == "worker"
+    assert sys.path == [*path_before, str(tmp_path)] and sys.modules["worker"].__name__ == "worker"
     assert cls.__module__.startswith("hogshead_user_") and list(options(cls)) == ["noise"]
     assert check_task(cls()) == pytest.approx(0.5 * np.mean(np.arange(4.0) ** 2))
     assert task_class(f"{tmp_path}/worker.py:MyTask") is cls  # unchanged: the same class

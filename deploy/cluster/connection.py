@@ -1,0 +1,87 @@
+"""Joining a Ray cluster, or starting a private Ray on this machine."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deploy.job import Job
+from ps.errors import HogsheadError, UsageError
+
+_OBJECT_STORE_BYTES = 256 << 20  # checkpoints and evaluations pass through it; pulls and pushes do not
+
+
+class ClusterError(HogsheadError):
+    """There is no Ray cluster to be reached, or it is of another kind."""
+
+
+@contextmanager
+def connected(job: Job) -> Iterator[None]:
+    """Be a driver of the job's cluster. A connection that the caller has already is used and left as it is.
+
+    Raises:
+      ClusterError: the cluster cannot be joined; the message says how to find out why.
+      UsageError: the address is a Ray client's.
+    """
+    # Told before Ray is imported: without a GPU that a worker asked for, its processes see the devices as they are.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = job.cluster.address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise UsageError(
+            f"[cluster] address must be the one of Ray's head, host:port, got {address!r}; run the command on a node of "
+            "the cluster"
+        )
+    _initialise(job, address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _hush() -> None:
+    """Ray prints what it thinks of dead workers, perhaps between JSON lines; the run says it in fewer words."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_arguments, **_options: None
+
+
+def _initialise(job: Job, address: str | None) -> None:
+    import ray
+
+    _hush()
+    if job.cluster.detach and address is None:
+        raise UsageError(
+            "[cluster] detach: a private Ray ends with this command; give the address of a cluster (--address HOST:PORT)"
+        )
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's, about what it will do differently some day
+        if address is None:
+            cluster = job.cluster
+            wanted = job.workers.count * cluster.replica_cpus + job.shards.count * cluster.shard_cpus + 1
+            ray.init(
+                address="local",
+                num_cpus=max(int(wanted + 0.999), os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+            return
+        from deploy.cluster.reach import require_reachable
+
+        require_reachable(address)
+        try:
+            ray.init(address=address, **quiet)
+        except Exception as error:
+            raise ClusterError(
+                f"the Ray cluster at {address} cannot be joined: {str(error).splitlines()[0]}; `hogshead doctor --address "
+                f"{address}` says what is missing"
+            ) from error

@@ -1,0 +1,236 @@
+"""The link for shards that lie apart: each has a port of its own, mapped where its owner is on this host, remote elsewhere.
+
+Operations on several shards overlap: those that travel are started first, those in mapped memory are done meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from typing import Any
+
+import numpy as np
+
+from ps.layout import Layout
+from ps.shard import Applied, Stamp
+from ps.stepper import Payload, split_payload
+from ps.transport.link import LATE
+from ps.transport.port import Port
+from ps.waiting import wait_until
+
+
+class ShardedLink:
+    """Keeps the contract of ``ps.transport.link.Link`` over one port per shard.
+
+    Args:
+      layout: of the whole vector.
+      ports: of all shards, in their order. One with methods ``start_pull``, ``start_push``, ``start_exchange`` and a true
+        ``remote`` is overlapped with the others.
+      replica: this replica's id.
+      incarnation: of the process that is this replica now.
+      consistent: pull each shard so that it is of one version.
+      abandoned: asked while waiting for a synchronous step; raise in it to stop waiting.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        ports: Sequence[Port],
+        replica: int = 0,
+        incarnation: int = 1,
+        *,
+        consistent: bool = False,
+        abandoned: Callable[[], None] = lambda: None,
+    ):
+        self.layout, self.ports, self.replica, self.incarnation = layout, tuple(ports), replica, incarnation
+        self.consistent, self._abandoned = consistent, abandoned
+        self._sequence = 0
+        self._transfers = threading.Lock()
+        self._under_way: list[Future] = []
+
+    @property
+    def center(self) -> np.ndarray | None:
+        """The whole center (N,) where a single shard holds it and is mapped."""
+        return getattr(self.ports[0], "center", None) if len(self.ports) == 1 else None
+
+    def hold(self, timeout_s: float) -> bool:
+        """Begin no operation from now on, and wait for those under way; False if that takes too long."""
+        deadline = time.monotonic() + timeout_s
+        if not self._transfers.acquire(timeout=timeout_s):
+            return False
+        if wait(self._under_way, max(deadline - time.monotonic(), 0.0)).not_done:
+            self._transfers.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """End a ``hold`` that succeeded."""
+        self._transfers.release()
+
+    def pull(self, out: np.ndarray) -> np.ndarray:
+        """See ``Link.pull``."""
+        self.layout.check_vector(out)
+        calls = [(port, (port.range.of(out), self.replica, self.consistent), {}) for port in self.ports]
+        return np.array(self._together("pull", calls), np.int64)
+
+    def push(
+        self,
+        payload: Payload,
+        versions: np.ndarray,
+        *,
+        count: int = 1,
+        gradient_norm: float | None = None,
+        epoch: int = 0,
+    ) -> np.ndarray:
+        """See ``Link.push``."""
+        return self.begin_push(payload, versions, count=count, gradient_norm=gradient_norm, epoch=epoch)()
+
+    def begin_push(
+        self,
+        payload: Payload,
+        versions: np.ndarray,
+        *,
+        count: int = 1,
+        gradient_norm: float | None = None,
+        epoch: int = 0,
+    ) -> Callable[[], np.ndarray]:
+        """Send a push; what is returned waits for the staleness. Leave ``payload`` as it is until then."""
+        if isinstance(payload, np.ndarray):
+            self.layout.check_vector(payload)
+        stamp = self._stamp()
+        touched, calls = [], []
+        for index, (port, version) in enumerate(zip(self.ports, versions.tolist())):
+            part = split_payload(payload, self.layout, port.range)
+            if part is not None:
+                facts = {"version": version, "count": count, "gradient_norm": gradient_norm, "epoch": epoch}
+                touched.append(index)
+                calls.append((port, (part, stamp), facts))
+        with self._transfers:
+            answers = self._start("push", calls)
+
+        def staleness() -> np.ndarray:
+            found = np.full(len(self.ports), -1, np.int64)
+            for index, applied in zip(touched, self._settle(answers)):
+                found[index] = applied.staleness
+            return found
+
+        return staleness
+
+    def push_together(self, payload: np.ndarray, versions: np.ndarray, *, epoch: int = 0) -> np.ndarray:
+        """See ``Link.push_together``."""
+        self.layout.check_vector(payload)
+        stamp = self._stamp()
+        calls = [
+            (port, (port.range.of(payload), stamp), {"version": version, "epoch": epoch})
+            for port, version in zip(self.ports, versions.tolist())
+        ]
+        generations = [_generation(port) for port in self.ports]
+        answers: list[Applied] = self._together("contribute", calls)
+        if any(answer.dropped for answer in answers):  # nor does it wait at shards where it came in time, see Link
+            return np.array([LATE if answer.dropped else answer.staleness for answer in answers], np.int64)
+        waiting = list(range(len(self.ports)))
+        while waiting:
+            if self._made(waiting, answers[waiting[0]].round, generations):
+                del waiting[0]
+                continue
+            for index in waiting:
+                port = self.ports[index]
+                if _generation(port) != generations[index]:
+                    generations[index] = _generation(port)
+                    again = (port.range.of(payload), self._stamp())
+                    calls = [(port, again, {"version": port.version, "epoch": epoch})]
+                    answers[index] = self._together("contribute", calls)[0]
+        return np.array([LATE if answer.dropped else answer.staleness for answer in answers], np.int64)
+
+    def _made(self, waiting: list[int], number: int, generations: list[int]) -> bool:
+        """Wait for the synchronous step ``number`` of the first shard of ``waiting``.
+
+        Returns:
+          False: the owner of one of them died, and with it the contributions to its step: lay this one down again. It need not be
+          the first: others may wait there for what it has lost, and we here for them.
+        """
+
+        def abandoned() -> None:
+            self._abandoned()
+            for index in waiting:
+                port = self.ports[index]
+                if not getattr(port, "remote", False):
+                    _ = port.rounds  # one that is mapped moves on when it is used
+                if _generation(port) != generations[index]:
+                    raise _Moved
+
+        try:
+            wait_for_round(self.ports[waiting[0]], number, abandoned)
+        except _Moved:
+            return False
+        return True
+
+    def exchange(self, x: np.ndarray, alpha: float, versions: np.ndarray) -> np.ndarray:
+        """See ``Link.exchange``."""
+        self.layout.check_vector(x)
+        stamp = self._stamp()
+        calls = [
+            (port, (port.range.of(x), alpha, stamp), {"version": version})
+            for port, version in zip(self.ports, versions.tolist())
+        ]
+        answers: list[Applied] = self._together("exchange", calls)
+        versions[:] = [answer.version for answer in answers]
+        return np.array([answer.staleness for answer in answers], np.int64)
+
+    def versions(self) -> np.ndarray:
+        """See ``Link.versions``."""
+        return np.array([port.version for port in self.ports], np.int64)
+
+    def note_updates(self, count: int) -> int:
+        """See ``Link.note_updates``."""
+        return [port.note_updates(count) for port in self.ports][0]
+
+    def _together(self, name: str, calls: list[tuple[Any, tuple, dict[str, Any]]]) -> list[Any]:
+        """Call ``name`` on several ports; their answers in order."""
+        with self._transfers:
+            return self._settle(self._start(name, calls))
+
+    def _start(self, name: str, calls: list[tuple[Any, tuple, dict[str, Any]]]) -> list[Any]:
+        """Call ``name`` on several ports: first all that travel, then, meanwhile, the others; answers or futures, in order."""
+        travelling = {
+            index: getattr(port, f"start_{name}")(*args, **facts)
+            for index, (port, args, facts) in enumerate(calls)
+            if getattr(port, "remote", False)
+        }
+        self._under_way = [future for future in self._under_way if not future.done()] + list(travelling.values())
+        try:
+            return [
+                travelling[index] if index in travelling else getattr(port, name)(*args, **facts)
+                for index, (port, args, facts) in enumerate(calls)
+            ]
+        except BaseException:  # those that travel still read and write the caller's arrays
+            wait(travelling.values())
+            raise
+
+    def _settle(self, answers: list[Any]) -> list[Any]:
+        """Wait for what travels; raises what failed once nothing is under way any more."""
+        wait(answer for answer in answers if isinstance(answer, Future))
+        return [answer.result() if isinstance(answer, Future) else answer for answer in answers]
+
+    def _stamp(self) -> Stamp:
+        self._sequence += 1
+        return Stamp(self.replica, self.incarnation, self._sequence)
+
+
+class _Moved(Exception):
+    """The shard is served by another owner now."""
+
+
+def _generation(port: Port) -> int:
+    return getattr(port, "generation", 0)
+
+
+def wait_for_round(port: Port, number: int, abandoned: Callable[[], None]) -> None:
+    """Return once ``port`` has made the synchronous step ``number``: asked of the shard itself where it can wait for us."""
+    await_round = getattr(port, "await_round", None)
+    if await_round is not None and getattr(port, "remote", False):
+        await_round(number, abandoned)
+        return
+    wait_until(lambda: port.rounds >= number, abandoned)

@@ -1,0 +1,1 @@
+"""What goes over the wire: messages generated from proto/parameters.proto, and their framing."""

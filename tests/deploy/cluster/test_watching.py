@@ -1,0 +1,103 @@
+"""What the coordinator makes of shards and workers that do not answer; their actors are stood in for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'hogshead[ray]'")
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError  # noqa: E402
+
+from deploy.cluster import saving, shards  # noqa: E402
+from deploy.cluster.saving import Saving  # noqa: E402
+from deploy.cluster.shards import Shards  # noqa: E402
+from ps.errors import CheckpointError, TransportError  # noqa: E402
+
+PENDING = object()
+HELD = {"queue": [], "lately": [], "at_hand": (-1, 0)}
+UNAVAILABLE = ActorUnavailableError("out of reach", b"1" * 16)
+
+
+class Gone(ActorDiedError):
+    """As Ray tells of a constructor that failed."""
+
+    def __str__(self):
+        return "it died\nps.errors.MemoryShortage: too little shared memory\n"
+
+
+GONE = Gone()
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch):
+    """A call's reference is its answer: a value, an error, or pending."""
+
+    def get(call, timeout=None):
+        if isinstance(call, Exception):
+            raise call
+        return call
+
+    def wait(calls, timeout=None, **_options):
+        done = [call for call in calls if call is not PENDING]
+        return done, [call for call in calls if call is PENDING]
+
+    for module in (saving, shards):
+        monkeypatch.setattr(module.ray, "get", get)
+        monkeypatch.setattr(module.ray, "wait", wait)
+
+
+def actor(answer, calls=None):
+    """One that answers every method so."""
+
+    def called(*_args):
+        if calls is not None:
+            calls.append(1)
+        return answer
+
+    return SimpleNamespace(look=SimpleNamespace(remote=called), hold=SimpleNamespace(remote=called))
+
+
+def watched(*answers):
+    found = Shards.__new__(Shards)
+    found.handles, found._watched, found._dead = list(answers), {}, set()
+    return found
+
+
+def test_a_shard_that_can_never_be_ends_the_run_with_its_reason():
+    found = watched(actor({}), actor(GONE))
+    found.check()
+    with pytest.raises(TransportError, match="^shard 1 cannot be started: .*too little shared memory") as caught:
+        found.check()
+    assert caught.value.shard == 1
+
+
+def test_a_call_may_fail_in_the_moment_of_a_death():
+    found = watched(actor(GONE))
+    found.check()
+    found.handles[0] = actor(UNAVAILABLE)
+    found.check()
+    found.handles[0] = actor(GONE)
+    found.check()
+
+
+def test_a_shard_that_starts_or_is_being_restarted_is_waited_for():
+    calls = []
+    found = watched(actor(PENDING, calls), actor(UNAVAILABLE))
+    found.check()
+    found.check()
+    assert len(calls) == 1, "it is asked once until it answers"
+
+
+def test_a_dead_worker_does_not_disturb_a_checkpoint():
+    assert Saving._hold(None, {0: actor(HELD), 1: actor(GONE)}) == {0: HELD}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(UNAVAILABLE, TransportError), (GetTimeoutError(), CheckpointError), (None, CheckpointError)]
+)
+def test_one_that_may_be_at_work_does(answer, kind):
+    """What it pushes in that moment might be in one shard's copy and not in another's."""
+    with pytest.raises(kind, match="worker 1"):
+        Saving._hold(None, {0: actor(HELD), 1: actor(answer)})
