@@ -1,7 +1,8 @@
 # Two commands do all the set-up on a fresh machine; they need Python >= 3.11, make and pip.
 #   make demo   makes .venv, installs, trains two models on real data
 #   make test   makes .venv if need be, installs what the tests need too, runs the whole suite
-# make venv only makes the environment with everything the tests need; make clean removes it.
+# make install only makes the environment with the command hogshead, make venv with everything the tests need; make clean
+# removes it.
 # Options: PYTHON=/path/to/python3.12   PYTEST_ARGS="-k hogwild"   HOGSHEAD_LONG_TESTS=1 (a few minutes more of them)
 
 VENV := .venv
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; exit; }; done
 
-.PHONY: demo test venv clean
+.PHONY: demo test venv install clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -29,6 +30,8 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
 venv: $(VENV)/installed-test
+
+install: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV)

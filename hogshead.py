@@ -59,6 +59,7 @@ from ps.errors import (  # noqa: E402
 if TYPE_CHECKING:
     import numpy as np
 
+    from deploy.client.client import connect
     from deploy.progress import Observer
     from deploy.result import Result
     from ps.rows import Rows
@@ -112,13 +113,14 @@ def train(
 def _resolved(job: Any, set: dict[str, Any] | None, run: str | Path | None, resume: bool | str, sections: Any) -> Any:
     """The job to run, in its directory."""
     if isinstance(resume, str):
+        from deploy.resolve import overrides_of
         from deploy.resuming import job_of_mirror
 
         if sections or isinstance(job, dict):
             raise UsageError(
                 "train: resume from a URL takes the job that lies there, or a job file; change it with set="
             )
-        return job_of_mirror(resume, job, [f"{key}={_toml(value)}" for key, value in (set or {}).items()], run)
+        return job_of_mirror(resume, job, overrides_of(set), run)
     resolved = load(job, set=set, **sections)
     if run is None and resume:
         raise UsageError("train: resume = True needs the run directory in run=")
@@ -132,8 +134,9 @@ def load(job: str | Path | dict[str, Any] | None = None, *, set: dict[str, Any] 
       The ``deploy.job.Job``; ``.to_toml()`` shows it whole.
     """
     from deploy.job import Job, load_job
+    from deploy.resolve import overrides_of
 
-    overrides = [f"{key}={_toml(value)}" for key, value in (set or {}).items()]
+    overrides = overrides_of(set)
     if isinstance(job, (str, Path)):
         if sections:
             raise UsageError(
@@ -150,21 +153,9 @@ def load_parameters(run: str | Path) -> dict[str, np.ndarray]:
     return load_run(Path(run))
 
 
-def _toml(value: Any) -> str:
-    """A value as ``--set`` takes it; tables inline."""
-    import tomli_w
-
-    if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(f"{tomli_w.dumps({key: 0}).partition('=')[0]}= {_toml(entry)}" for key, entry in value.items())
-            + "}"
-        )
-    return tomli_w.dumps({"value": value}).partition("=")[2].strip()
-
-
-# Imported when asked for, as they need numpy, or PyTorch, or JAX.
+# Imported when asked for, as they need numpy, or PyTorch, or JAX, or gRPC.
 _LATER = {
+    "connect": "deploy.client.client",
     "Rows": "ps.rows",  # for sparse gradients of one's own tasks
     "torch_task": "worker.tasks.torch_task",
     "jax_task": "worker.tasks.jax_task",
@@ -192,6 +183,7 @@ __all__ = [
     "TransportError",
     "UsageError",
     "WorkerError",
+    "connect",
     "jax_task",
     "load",
     "load_parameters",

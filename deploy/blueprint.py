@@ -181,7 +181,7 @@ def draw(job: Job, task: Any = None) -> Blueprint:
         )
     order, validation = _order(job, task, len(dataset))
     examine(lambda: {"loss": np.array(call_task("loss_and_gradient", check_task, task, dataset))})
-    sweeps = _sweeps(job, strategy, task, rule, rounds)
+    sweeps = steps_in_place(job, strategy, callable(getattr(task, "sweep", None)), rule, rounds)
     one_by_one = sweeps and (job.backend == "simulation" or job.record)
     options = ShardOptions(
         replicas=job.workers.count,
@@ -262,14 +262,13 @@ def _order(job: Job, task: Any, examples: int) -> tuple[Order, np.ndarray]:
     return order, validation
 
 
-def _sweeps(job: Job, strategy: Strategy, task: Any, rule: UpdateRule, rounds: bool) -> bool:
+def steps_in_place(job: Job, strategy: Strategy, compiled: bool, rule: UpdateRule, rounds: bool) -> bool:
     """Whether steps are the task's compiled loop: it has one, the strategy uses it, and the rule is plain SGD.
 
     A synchronous step takes a gradient, which a sweep does not give.
     """
     inner = chain(rule)
     plain = type(inner[-1]) is SGD and all(isinstance(wrapper, Scheduled) for wrapper in inner[:-1])
-    compiled = callable(getattr(task, "sweep", None))
     sweeps = strategy.may_sweep(job.data.batch_size) and plain and compiled and not rounds
     strategy.check(sweeps or (job.backend == "simulation" and not rounds))  # it has locks of its own for single steps
     return sweeps

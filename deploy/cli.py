@@ -1,6 +1,7 @@
 """The command ``hogshead``: arguments in, exit code out. What a command does stands in deploy/commands.py.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Of ``submit --follow``, ``resume --follow`` and ``watch`` they are
+the job's: 0 succeeded, 1 failed, 130 stopped, or ^C here while it goes on there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from deploy.client.arguments import add_client_commands
 from deploy.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from deploy.service.arguments import add_serve
 from ps.errors import HogsheadError, UsageError, nearest
 
 # Workers are processes, one per core; the threads of a BLAS inside each would only fight over the same cores.
@@ -49,6 +52,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but the command itself says what it does not know, and what may have been meant."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hint = nearest(str(unknown[0]), self._option_string_actions)
+            meant = hint if "did you mean" in hint else ""  # not a list of all options
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}; see `{self.prog} --help`{meant}")
+        return found, unknown
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
@@ -105,8 +117,8 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("run", metavar="RUN", help="run directory with a checkpoint")
     predict.add_argument("input", metavar="INPUT", help="file of the kind that the task reads")
     predict.add_argument("--out", metavar="FILE", help=".npy, .csv or .txt instead of lines on standard output")
-    export = _add(commands, "export", "a trained model as a state_dict for PyTorch, or as safetensors", "export")
-    export.set_defaults(command=_lazy("export", "deploy.export"))
+    what = "a trained model as a state_dict for PyTorch, or as safetensors"
+    export = _add(commands, "export", what, "export", "deploy.export")
     export.add_argument("run", metavar="RUN", help="run directory with a checkpoint")
     export.add_argument("out", metavar="FILE", help="model.pt or model.safetensors")
     report = _add(commands, "report", "HTML report of a run, or of several overlaid", "report")
@@ -122,6 +134,16 @@ def parser() -> argparse.ArgumentParser:
     _add_timeline(commands)
     _add_reproduce(commands)
     _add_doctor(commands)
+    add_client_commands(commands, _add)
+    add_serve(commands, _add)
+    init = _add(
+        commands,
+        "init",
+        "prepare a clone for `docker compose up`: .env, secrets, .hogshead.toml",
+        "init",
+        "deploy.init",
+    )
+    init.add_argument("--force", action="store_true", help="write all anew, also the secrets")
     return top
 
 
@@ -204,8 +226,8 @@ def _add_timeline(commands) -> None:
 
 
 def _add_reproduce(commands) -> None:
-    reproduce = _add(commands, "reproduce", "show that the algorithms do what their papers claim", "run")
-    reproduce.set_defaults(command=_lazy("run", "deploy.reproduce.command"))
+    what = "show that the algorithms do what their papers claim"
+    reproduce = _add(commands, "reproduce", what, "run", "deploy.reproduce.command")
     reproduce.add_argument("claims", nargs="*", metavar="CLAIM", help="names of claims, e.g. A1 beale; see --list")
     reproduce.add_argument("--all", action="store_true", help="every claim")
     reproduce.add_argument("--list", action="store_true", help="show the claims, and stop")
@@ -223,14 +245,14 @@ def _add_doctor(commands) -> None:
     doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
-def _add(commands, name: str, help: str, function: str) -> argparse.ArgumentParser:
+def _add(commands, name: str, help: str, function: str, module: str = "deploy.commands") -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
-    command.set_defaults(command=_lazy(function))
+    command.set_defaults(command=_lazy(function, module))
     return command
 
 
-def _lazy(function: str, module: str = "deploy.commands") -> Callable[[argparse.Namespace], int]:
+def _lazy(function: str, module: str) -> Callable[[argparse.Namespace], int]:
     """A command that is imported when it runs: parsing must not wait for numpy."""
 
     def call(arguments: argparse.Namespace) -> int:

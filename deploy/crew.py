@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from deploy.evaluator import evaluator_main
+from deploy.interruption import Interruption
 from deploy.setup import Setup
 from deploy.worker_process import receive, send, worker_main
 
@@ -41,10 +42,15 @@ class Member:
 
 
 class Crew:
-    """Worker processes by replica id, and the evaluator as ``EVALUATOR``."""
+    """Worker processes by replica id, and the evaluator as ``EVALUATOR``.
 
-    def __init__(self, setup: Setup):
+    Args:
+      setup: what the processes inherit. interruption: what may end a wait for messages.
+    """
+
+    def __init__(self, setup: Setup, interruption: Interruption):
         self.setup = setup
+        self._interruption = interruption
         self.members: dict[int, Member] = {}
         self._mail = setup.arrays["mail"]
 
@@ -86,7 +92,8 @@ class Crew:
             waiting[member.process.sentinel] = key
             if not member.eof:
                 waiting[member.connection] = key
-        ready = wait(list(waiting), timeout_s)
+        with self._interruption.admitted():
+            ready = wait(list(waiting), timeout_s)
         for key in {waiting[item] for item in ready}:
             member = self.members[key]
             yield from ((key, message) for message in self._drain(member))

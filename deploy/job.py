@@ -28,6 +28,7 @@ from deploy.sections import (
     TaskSection,
     WorkersSection,
 )
+from deploy.service.section import ServiceSection
 from deploy.simulator.section import SimulationSection, check_against
 from ps.errors import JobError, UsageError
 
@@ -64,6 +65,7 @@ class Job:
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     simulation: SimulationSection = field(default_factory=SimulationSection)
     cluster: ClusterSection = field(default_factory=ClusterSection)
+    service: ServiceSection = field(default_factory=ServiceSection)
     name: str = "job"
     seed: int = 0
     backend: str = "processes"
@@ -123,6 +125,8 @@ class Job:
             del tables["simulation"]
         if self.backend != "ray" and self.cluster == ClusterSection():
             del tables["cluster"]
+        if self.service == ServiceSection():
+            del tables["service"]
         return _without_none(tables)
 
     def to_toml(self) -> str:

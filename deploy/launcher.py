@@ -23,7 +23,15 @@ from deploy.run_directory import RunDirectory
 from deploy.summary import summarise
 from deploy.timetable import Timetable
 from ps.checkpoint import Checkpoint, Writer
-from ps.errors import HogsheadError, NonFiniteError, RunDirectoryError, TaskError, UsageError, WorkerError
+from ps.errors import (
+    HogsheadError,
+    MemoryShortage,
+    NonFiniteError,
+    RunDirectoryError,
+    TaskError,
+    UsageError,
+    WorkerError,
+)
 from worker import effects as c
 from worker.coordinator import Coordinator, Plan
 
@@ -93,6 +101,11 @@ class Launcher:
 
     # -- what a launcher fills in -------------------------------------------------------------------------------------
 
+    def _start_processes(self) -> None:
+        """Start the evaluator and the workers."""
+        self.crew.start_evaluator()
+        self._start_workers()
+
     def _start_workers(self) -> None:
         """Start the workers."""
         for replica in range(self.job.workers.count):
@@ -159,8 +172,7 @@ class Launcher:
     def _train(self) -> None:
         self._started = time.perf_counter()
         self.observer.started(self._start_facts())
-        self.crew.start_evaluator()
-        self._start_workers()
+        self._start_processes()
         self._schedule()
         while self.coordinator.finished is None:
             self._turn(PROGRESS_S)
@@ -244,7 +256,8 @@ class Launcher:
         first_line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
         self._event("worker_died", f"worker {replica}: {first_line}", worker=replica)
         if message["fatal"]:
-            kind = {"NonFiniteError": NonFiniteError, "UsageError": UsageError}.get(message["type"], WorkerError)
+            kinds = {kind.__name__: kind for kind in (MemoryShortage, NonFiniteError, UsageError)}
+            kind = kinds.get(message["type"], WorkerError)
             raise kind(message["message"])
         self._effects.extend(self.coordinator.died(replica))
 

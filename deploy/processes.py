@@ -9,7 +9,7 @@ import numpy as np
 
 from deploy.crew import Crew
 from deploy.evaluations import Evaluations
-from deploy.interruption import termination_as_interrupt
+from deploy.interruption import Interruption
 from deploy.job import Job
 from deploy.launcher import PROGRESS_S, Launcher
 from deploy.monitor import Monitor
@@ -66,7 +66,8 @@ class Processes(Launcher):
     crew: Crew
 
     def __init__(self, setup: Setup, directory: RunDirectory, observer: Observer):
-        crew = Crew(setup)
+        self._interruption = Interruption()
+        crew = Crew(setup, self._interruption)
         monitor = Monitor(setup.arrays, setup.job.workers.count)
         super().__init__(setup, plan_of(setup), directory, observer, crew, Evaluations(setup, crew), monitor)
         self.clocks = Clocks.of(setup.arrays)
@@ -78,7 +79,7 @@ class Processes(Launcher):
         try:
             if self.job.resume:
                 self._restore()
-            with termination_as_interrupt():
+            with self._interruption:
                 self._guarded(self._train)
                 self._guarded(self._wind_up)
         finally:

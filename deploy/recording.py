@@ -156,8 +156,10 @@ class _RecordedShard:
     def exchange(self, *arguments: Any, **options: Any) -> Applied:
         return self._noted(trace.EXCHANGE, self._shard.exchange(*arguments, **options))
 
-    def contribute(self, payload: np.ndarray, stamp: Any, *, version: int, epoch: int = 0) -> Applied:
-        applied = self._shard.contribute(payload, stamp, version=version, epoch=epoch)
+    def contribute(self, payload: np.ndarray, stamp: Any, *, version: int, **facts: Any) -> Applied:
+        applied = self._shard.contribute(payload, stamp, version=version, **facts)
+        if applied.dropped and applied.round:
+            return applied  # nothing has happened, see ``Applied``
         # Who makes the step sees the version after it, the others that before it.
         after = applied.version if applied.dropped else version + applied.staleness + 1
         self._add(trace.CONTRIBUTE, self.index, after, applied.staleness)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from ps.errors import JobError, UsageError, nearest
 _POSITION = re.compile(
     r"^(?P<what>.*?)\s*\(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL
 )
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")  # sklearn:digits, hogshead:a9a; a single letter would be a drive
+SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")  # sklearn:digits, hogshead:a9a; a single letter would be a drive
+ReadRule = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+ReadTask = Callable[[Mapping[str, Any], set[tuple[str, ...]], Path], tuple[TaskSection, DataSection]]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -49,31 +51,44 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise JobError(f"{path}{_syntax_error(str(error), text)}") from None
 
 
-def resolve(document: Mapping[str, Any], overrides: Sequence[str], folder: Path, name: str) -> dict[str, Any]:
-    """Keyword arguments of ``Job`` for these tables; see ``Job.from_dict``."""
-    tables = _with_names(_copy(document))
+def resolve(
+    document: Mapping[str, Any],
+    overrides: Sequence[str],
+    folder: Path,
+    name: str,
+    *,
+    read_rule: ReadRule | None = None,
+    read_task: ReadTask | None = None,
+) -> dict[str, Any]:
+    """Keyword arguments of ``Job`` for these tables; see ``Job.from_dict``.
+
+    Args:
+      read_rule, read_task: instead of ``resolve_rule`` and ``resolve_task``, for who must not import a user's code.
+    """
+    read_rule, read_task = read_rule or resolve_rule, read_task or resolve_task
+    tables = with_names(copied(document))
     tables.pop("compare", None)  # for `hogshead compare` alone
     overridden = apply_overrides(tables, overrides)
-    tables = _with_names(tables)
+    tables = with_names(tables)
     check_top_level(tables)
     for part in (*NAMED_SECTIONS, *FIXED_SECTIONS):
         check_keys(part, tables.get(part, {}), tables.get(part, {}))  # a table at all, whatever its keys
     strategy_class = _strategy_class(tables)
     tables = with_recording(tables)
     try:
-        tables = _copy(strategy_class.resolve(tables)) if hasattr(strategy_class, "resolve") else tables
+        tables = copied(strategy_class.resolve(tables)) if hasattr(strategy_class, "resolve") else tables
     except UsageError as error:
         raise JobError(_in_section("strategy", error)) from error
     parts: dict[str, Any] = {"name": name, **check_top_level(tables)}
     parts["strategy"] = _strategy_section(tables["strategy"], strategy_class)
     for part in ("rule", "local_rule"):
         if tables.get(part) is not None:
-            parts[part] = resolve_rule(part, tables[part])
+            parts[part] = read_rule(part, tables[part])
     for part, section in FIXED_SECTIONS.items():
         if part != "data":
             parts[part] = section.from_table(tables.get(part, {}))
     parts["workers"] = _workers_of_delay(tables, parts)
-    parts["task"], parts["data"] = resolve_task(tables, overridden, folder)
+    parts["task"], parts["data"] = read_task(tables, overridden, folder)
     return parts
 
 
@@ -113,6 +128,23 @@ def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> set[tup
         else:
             table.pop(keys[-1], None)
     return changed
+
+
+def overrides_of(settings: Mapping[str, Any] | None) -> list[str]:
+    """``{"strategy.tau": 16}`` as ``["strategy.tau=16"]``, which ``apply_overrides`` takes; None removes the key."""
+    return [f"{key}={'' if value is None else _inline(value)}" for key, value in (settings or {}).items()]
+
+
+def _inline(value: Any) -> str:
+    """A TOML value on one line."""
+    import tomli_w
+
+    if isinstance(value, Mapping):
+        entries = (f"{tomli_w.dumps({key: 0}).partition('=')[0]}= {_inline(entry)}" for key, entry in value.items())
+        return "{" + ", ".join(entries) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"value": value}).partition("=")[2].strip()
 
 
 def parse_value(text: str) -> Any:
@@ -169,7 +201,7 @@ def resolve_task(
     table, data = dict(tables.get("task") or {}), tables.get("data", {})
     _require_name("task", table, TASKS)
     bases = {key: Path.cwd() for key in overridden}
-    name = _absolute_task(table.pop("name"), bases.get(("task", "name"), folder))
+    name = absolute_task(table.pop("name"), bases.get(("task", "name"), folder))
     try:
         cls = task_class(name)
     except UsageError as error:
@@ -191,7 +223,7 @@ def absolute(value: Any, folder: Path) -> Any:
     """File names (a string or a list of them) made absolute; bundled ones such as ``hogshead:a9a`` stay."""
     if isinstance(value, list):
         return [absolute(entry, folder) for entry in value]
-    if not isinstance(value, str) or _SCHEME.match(value):
+    if not isinstance(value, str) or SCHEME.match(value):
         return value
     return str((folder / Path(value).expanduser()).resolve())
 
@@ -245,7 +277,7 @@ def _check_task_options(name: str, cls: type, task: Mapping[str, Any], data: Map
             )
 
 
-def _absolute_task(name: Any, folder: Path) -> str:
+def absolute_task(name: Any, folder: Path) -> str:
     """A class becomes ``file.py:Class``; the file of such a name is made absolute; built-in names stay."""
     if isinstance(name, type) and getattr(name, "made", False):
         from worker.tasks.made import name_in_job
@@ -282,7 +314,7 @@ def _defaults(cls: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str, list, tuple))}
 
 
-def _with_names(tables: dict[str, Any]) -> dict[str, Any]:
+def with_names(tables: dict[str, Any]) -> dict[str, Any]:
     """``task = "mlp"`` is short for ``[task] name = "mlp"``, likewise strategy and rules."""
     return {
         key: {"name": value} if key in NAMED_SECTIONS and isinstance(value, (str, type)) else value
@@ -291,9 +323,9 @@ def _with_names(tables: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _copy(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Nested tables as new dicts, so that nothing of the caller's is changed."""
-    return {key: _copy(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
+    return {key: copied(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
 
 
 def _in_section(part: str, error: Exception) -> str:

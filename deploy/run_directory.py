@@ -119,7 +119,7 @@ class RunDirectory:
         """
         self._write(record)
         self._seconds = record.get("seconds", self._seconds)
-        self._tell_sinks(lambda sink: sink.record(record))
+        self._tell_sinks(lambda sink: sink.record(record), spread=True)
 
     def forget_after(self, examples: int) -> None:
         """Drop progress and evaluations beyond ``examples``: a resumed run repeats them from its checkpoint."""
@@ -179,8 +179,8 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"{self.path / 'metrics.jsonl'}: cannot be written: {error.strerror}") from error
 
-    def _tell_sinks(self, action: Callable[[Sink], Events]) -> None:
-        """Tell all sinks; one that fails gets nothing more."""
+    def _tell_sinks(self, action: Callable[[Sink], Events], spread: bool = False) -> None:
+        """Tell all sinks; one that fails gets nothing more. ``spread``: what one says of itself is told to the others, too."""
         for sink in list(self.sinks):
             try:
                 events = list(action(sink))
@@ -196,6 +196,9 @@ class RunDirectory:
                 self._write(record)
                 if self._on_event is not None:
                     self._on_event(record)
+                for other in [other for other in self.sinks if spread and other is not sink]:
+                    with suppress(OSError):  # it says so itself at the next record
+                        other.record(record)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

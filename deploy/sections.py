@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from deploy.cluster.section import ClusterSection
 from deploy.schema import Section, check_keys, check_type, key
+from deploy.service.section import ServiceSection
 from deploy.simulator.section import SimulationSection
 from ps.errors import JobError
 from worker.data.remote import is_url
@@ -207,6 +208,7 @@ FIXED_SECTIONS: dict[str, type[Section]] = {
         CheckpointSection,
         SimulationSection,
         ClusterSection,
+        ServiceSection,
     )
 }
 NAMED_SECTIONS = ("task", "strategy", "rule", "local_rule")  # have a name; a bare string is short for it

@@ -110,8 +110,13 @@ def open_sinks(job: Job, path: Path) -> list[Sink]:
     if job.backend == "ray" and _is_on_ray():
         from deploy.cluster.prometheus import PrometheusSink
 
-        sinks.append(PrometheusSink(path.name))
+        sinks.append(PrometheusSink(_run_name(path)))
     return sinks
+
+
+def _run_name(path: Path) -> str:
+    """What metrics call a run: its directory, which the job service calls ``JOB/run``."""
+    return path.parent.name if path.name == "run" else path.name
 
 
 def _is_on_ray() -> bool:

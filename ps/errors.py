@@ -65,7 +65,7 @@ class WorkerError(HogsheadError):
 
 
 class MemoryShortage(HogsheadError):
-    """There is too little shared memory for what the job needs."""
+    """There is too little memory for what the job needs, or it took more than it may."""
 
 
 class CheckpointError(HogsheadError):

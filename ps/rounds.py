@@ -45,6 +45,10 @@ class Round:
         self.members[replica] = 1
         self.laid[replica] = number
 
+    def begun(self, number: int) -> bool:
+        """Somebody has contributed to round ``number``."""
+        return bool((self.laid == number).any())
+
     def complete(self, number: int) -> bool:
         """Somebody has contributed to round ``number``, and so have a quorum or all members, where these are fewer."""
         laid = self.laid == number

@@ -51,8 +51,9 @@ class Applied:
       version: of the shard after it.
       staleness: version before it minus the version pulled.
       duplicate: this stamp had been applied before; nothing was changed.
-      round: of a contribution: the synchronous step that it is for, counted from 1.
-      dropped: of a contribution: it came too late, the step was made without it; nothing was changed.
+      round: of a contribution: the synchronous step that it is for, counted from 1; if dropped, how many had been made, but 0
+        with backup workers.
+      dropped: of a contribution: it came too late, the step was made before; nothing was changed.
     """
 
     version: int
@@ -232,27 +233,42 @@ class Shard:
         """
         return self._update(stamp, version, lambda _staleness: elastic.step(x, self.center, alpha))
 
-    def contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Applied:
+    def contribute(
+        self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0, number: int = 0
+    ) -> Applied:
         """Lay down this replica's part of a synchronous step; the last one that it needs applies the mean of all.
 
         The answer comes at once; the step has been made when ``rounds`` has reached the answer's ``round``. With backup workers
         a part that was taken at an older version than the shard's is late: it is dropped, and there is nothing to wait for.
+
+        Args:
+          number: the step that it is for, counted from 1; 0, and always with backup workers: the open one. A part for a step that
+            was made before is dropped. A part for one after the open step tells that this shard has lost some steps: all others
+            have made the open one, so it is over here too, with the parts that are there.
         """
         contributions = self.round
         assert contributions is not None, "the job was set up without rounds"
-        late = False
+        refused: int | None = None
 
         def lay(staleness: int) -> None:
-            nonlocal late
-            late = self.options.backups > 0 and staleness > 0
-            if late:
-                self.header[DROPPED] += 1
-                return
+            nonlocal refused
+            if self.options.backups:
+                if staleness > 0:
+                    self.header[DROPPED] += 1
+                    refused = 0
+                    return
+            elif number:
+                if number <= self.rounds:
+                    refused = self.rounds
+                    return
+                self._skip_rounds_before(number, epoch)
             contributions.lay(stamp.replica, payload, self.rounds + 1)
             self._finish_round(epoch)
 
         applied = self._update(stamp, version, lay, advance=False)
-        return replace(applied, round=int(contributions.laid[stamp.replica]), dropped=late)
+        if refused is not None:
+            return replace(applied, round=refused, dropped=True)
+        return replace(applied, round=int(contributions.laid[stamp.replica]))
 
     def join(self, replica: int) -> None:
         """Count ``replica`` in from the next synchronous step on."""
@@ -335,9 +351,20 @@ class Shard:
         )
 
     def _finish_round(self, epoch: int) -> None:
+        if self.round is not None and self.round.complete(self.rounds + 1):
+            self._make_round(epoch)
+
+    def _make_round(self, epoch: int) -> None:
+        assert self.round is not None
         number = self.rounds + 1
-        if self.round is not None and self.round.complete(number):
-            mean, replica = self.round.mean(number)
-            self._stepper.apply(mean, self._context(replica, 0, 1, None, epoch))
-            fetch_add(self.header, VERSION, 1)
-            self.header[ROUND] = number  # last: until here the round can be finished by somebody else
+        mean, replica = self.round.mean(number)
+        self._stepper.apply(mean, self._context(replica, 0, 1, None, epoch))
+        fetch_add(self.header, VERSION, 1)
+        self.header[ROUND] = number  # last: until here the round can be finished by somebody else
+
+    def _skip_rounds_before(self, number: int, epoch: int) -> None:
+        assert self.round is not None
+        if self.rounds + 1 < number:
+            if self.round.begun(self.rounds + 1):
+                self._make_round(epoch)
+            self.header[ROUND] = number - 1

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The first example may load compiled code, and the machine may be busy: no test is about time.
-settings.register_profile("hogshead", deadline=None)
+# The first example may load compiled code, and the machine may be busy: no test is about time. The examples are the same every
+# time; others are tried by --hypothesis-profile=other --hypothesis-seed=N.
+settings.register_profile("other", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("hogshead", settings.get_profile("other"), derandomize=True)
 settings.load_profile("hogshead")
 
 # Whoever starts the suite in the background of a shell has it, and all that it starts, ignore ^C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests on the one Ray cluster that tests/deploy/cluster/conftest.py starts.
-ON_THE_CLUSTER = {f"tests/deploy/cluster/test_{name}.py" for name in ("checkpoints", "elastic", "failures", "training")}
+# Tests that start clusters of Ray, of containers, of hosts: in two rows, as many at once take minutes to start.
+TOGETHER = {
+    **{
+        f"tests/deploy/cluster/test_{name}.py": "ray"
+        for name in ("checkpoints", "elastic", "failures", "training", "doctor", "ray_pieces")
+    },
+    **{f"tests/compose/test_{name}.py": "hosts" for name in ("cluster", "machines")},
+    **{f"tests/deploy/service/test_{name}.py": "hosts" for name in ("on_ray", "nodes_on_ray")},
+    "tests/deploy/service/test_page.py": "page",  # one browser for all of them
+    **{f"tests/hosts/test_{name}.py": "hosts" for name in ("doctor", "namespaces", "training")},
+}
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -35,12 +47,18 @@ def shared_data():
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: tests of clusters mostly wait, for deaths to be noticed and programs to start."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """One process has all tests of the cluster, for two clusters are too much; every other test goes to whoever is free."""
+    """One process has all tests of a row, in their order; every other test goes to whoever is free."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneCluster(LoadScopeScheduling):
+    class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "cluster" if nodeid.partition("::")[0] in ON_THE_CLUSTER else nodeid
+            return TOGETHER.get(nodeid.partition("::")[0], nodeid)
 
-    return OneCluster(config, log)
+    return Together(config, log)

@@ -21,7 +21,7 @@ ADAPTERS = {
     "grpc": ("ps/transport/",),
 }
 # The ends of the wire. They are imported where a shard is served or reached over it, and by nobody below that.
-WIRED = {f"ps.transport.{name}" for name in ("server", "tls", "peer", "lane", "receiving", "remote")}
+WIRED = {f"ps.transport.{name}" for name in ("hosting", "server", "tls", "peer", "lane", "receiving", "remote")}
 ALGORITHMS = ["ps/rules", "worker/strategies", "worker/coordinator.py", "ps/rounds.py", "ps/elastic.py", "ps/layout.py",
               "ps/reader_memory.py", "ps/shard.py", "ps/stepper.py", "ps/admission.py", "worker/stopping.py",
               "worker/commands.py", "worker/gate.py", "worker/membership.py"]  # fmt: skip

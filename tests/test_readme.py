@@ -50,8 +50,7 @@ def snippets() -> list[Snippet]:
     return [Snippet(match[1], match[2], README.count("\n", 0, match.start()) + 2) for match in found]
 
 
-@pytest.mark.xdist_group("ray")  # one of them starts Ray, which one test at a time is enough to do
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_snippets(tmp_path, monkeypatch, capfd):
     """All in one test, because each finds what those before it have written."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")  # the folder stands for the checkout

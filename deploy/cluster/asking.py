@@ -18,7 +18,8 @@ from typing import Any
 
 from deploy.cluster.reach import UNKNOWN
 
-NODE_S = 40.0  # until a node has started a process of Python that has imported hogshead
+NODE_S = 90.0  # until a node has started a process of Python that has imported hogshead
+ANSWER_S = 30.0  # of a process that is there
 CLOCK_READINGS = 5
 REACH_S = 3.0
 MOST_PEERS = 32  # each node tries so many others
@@ -45,7 +46,7 @@ def ask_cluster(address: str) -> dict[str, Any]:
 
     client = GcsClient(address=address)
     versions = json.loads(client.internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster") or b"{}")
-    nodes = [node for node in client.get_all_node_info(timeout=10).values() if node.state == 0]
+    nodes = [node for node in client.get_all_node_info(timeout=30).values() if node.state == 0]
     return {
         "ray": versions.get("ray_version", UNKNOWN),
         "python": versions.get("python_version", UNKNOWN),
@@ -83,7 +84,7 @@ def ask_nodes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
         here = [(entry, actor) for entry, actor in zip(found, probes) if entry["facts"] is not None]
         for entry, actor in here:
             with _reported(entry):
-                entry["clock"] = measure_skew(lambda actor=actor: ray.get(actor.clock.remote(), timeout=10))
+                entry["clock"] = measure_skew(lambda actor=actor: ray.get(actor.clock.remote(), timeout=ANSWER_S))
         _reach(here)
         if request.get("job"):
             bundle = {**request["bundle"], "data": base64.b64decode(request["bundle"]["data"])}
@@ -134,7 +135,7 @@ def _reach(here: Sequence[tuple[dict[str, Any], Any]]) -> None:
     listening = []
     for entry, actor in here:
         with _reported(entry):
-            listening.append([entry["address"], ray.get(actor.listen.remote(entry["address"]), timeout=10)])
+            listening.append([entry["address"], ray.get(actor.listen.remote(entry["address"]), timeout=ANSWER_S)])
     calls = []
     for index, (_, actor) in enumerate(here):
         others = (listening[index + 1 :] + listening[:index])[:MOST_PEERS]

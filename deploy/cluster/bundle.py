@@ -7,7 +7,6 @@ that a task finds what it looks for beside itself.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import io
 import os
@@ -16,20 +15,17 @@ import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ps.errors import HogsheadError, JobError
+from deploy.cluster.unpacked import keep, sweep
+from deploy.packing import MOST_BYTES, MOST_FILES, archive, common_folder, matches, read, task_files
+from ps.errors import HogsheadError
 
 if TYPE_CHECKING:
     from deploy.job import Job
-
-MOST_BYTES = 100_000_000
-MOST_FILES = 10_000
-_LEFT_OUT = {"__pycache__", "node_modules", "site-packages", "venv"}
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same files make the same bytes
 
 
 @dataclass(frozen=True)
@@ -60,19 +56,13 @@ def pack(job: Job, most_bytes: int = MOST_BYTES) -> Bundle:
     Raises:
       JobError: a glob matches nothing, a file cannot be read, or they are too many or too large.
     """
-    files = set(_task_files(job))
+    files = set(task_files(job.task.name))
     folder = Path(job.path).parent if job.path else Path.cwd()
     for pattern in job.cluster.files:
-        files.update(_matches(folder, pattern))
-    _check_sizes(files, most_bytes)
-    base = _common_folder(files)
-    contents = {}
-    for path in sorted(files):
-        try:
-            contents[path.relative_to(base).as_posix()] = (path.read_bytes(), os.access(path, os.X_OK))
-        except OSError as error:
-            raise JobError(f"{path} cannot travel with the job: {error.strerror}") from error
-    return Bundle(_archive(contents), _digest(contents), str(base))
+        files.update(matches(folder, pattern))
+    base = common_folder(files)
+    contents = read(files, base, most_bytes)
+    return Bundle(archive(contents), _digest(contents), str(base))
 
 
 def unpack(bundle: Bundle, folder: str | Path, job: Job | Mapping[str, Any]) -> Job:
@@ -112,109 +102,7 @@ def unpack(bundle: Bundle, folder: str | Path, job: Job | Mapping[str, Any]) -> 
     return replace(job, task=task, data=replace(job.data, options=own))
 
 
-# -- what travels -----------------------------------------------------------------------------------------------------
-
-
-def _task_files(job: Job) -> Iterator[Path]:
-    file, colon, _ = job.task.name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        return
-    waiting, seen = [Path(file)], set()
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        yield path
-        if path.suffix == ".py":
-            waiting.extend(_siblings(path, Path(file).parent))
-
-
-def _siblings(path: Path, folder: Path) -> Iterator[Path]:
-    """Files of the modules and packages in ``folder`` that ``path`` imports."""
-    try:
-        nodes = list(ast.walk(ast.parse(path.read_bytes())))
-    except (OSError, SyntaxError, ValueError):  # whoever imports it will say so
-        return
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
-    for name in sorted({name.partition(".")[0] for name in names}):
-        if (folder / f"{name}.py").is_file():
-            yield folder / f"{name}.py"
-        elif any((folder / name).glob("*.py")):
-            yield from _below(folder / name)
-
-
-def _matches(folder: Path, pattern: str) -> Iterator[Path]:
-    asked = Path(pattern).expanduser()
-    if asked.is_absolute():
-        folder, asked = Path(asked.anchor), asked.relative_to(asked.anchor)
-    try:
-        found = [path for path in folder.glob(str(asked)) if _is_meant(path.relative_to(folder), asked, path)]
-    except (ValueError, IndexError, NotImplementedError) as error:
-        raise JobError(f"[cluster] files: {pattern!r} is no pattern: {error}") from error
-    if not found:
-        raise JobError(f"[cluster] files: {pattern!r} matches nothing in {folder}")
-    for match in found:
-        for path in _below(match) if match.is_dir() else [match]:
-            # By both names, as the job's own paths have their links followed.
-            yield Path(os.path.abspath(path))
-            yield path.resolve()
-
-
-def _is_meant(name: Path, pattern: Path, path: Path) -> bool:
-    """A hidden file, cache or the like is not, unless the pattern names it; ``name`` is ``path`` relative to its folder."""
-    below = [path, *path.parents][: len(name.parts)]
-    wanted = all(_is_wanted(part) or part in pattern.parts for part in name.parts)
-    return wanted and not any(map(_is_environment, below))
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if _is_wanted(name) and not _is_environment(Path(parent, name)))
-        yield from (Path(parent) / name for name in files if _is_wanted(name))
-
-
-def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and name not in _LEFT_OUT and not name.endswith(".pyc")
-
-
-def _is_environment(path: Path) -> bool:
-    return (path / "pyvenv.cfg").exists()
-
-
-def _check_sizes(files: Iterable[Path], most_bytes: int) -> None:
-    sizes = {path: path.stat().st_size if path.is_file() else 0 for path in files}
-    for path in sizes:
-        if not path.is_file():
-            raise JobError(f"{path} cannot travel with the job: it is no file")
-    if sum(sizes.values()) > most_bytes or len(sizes) > MOST_FILES:
-        largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
-        named = ", ".join(f"{path} ({sizes[path] / 1e6:.1f} MB)" for path in largest)
-        raise JobError(
-            f"[cluster] files: {len(sizes)} files of {sum(sizes.values()) / 1e6:.1f} MB would travel with the job, the bounds "
-            f"are {MOST_FILES} files and {most_bytes / 1e6:g} MB; the largest: {named}; give large data by a URL, or by a path "
-            "that every node has"
-        )
-
-
-def _common_folder(files: Iterable[Path]) -> Path:
-    folders = {str(path.parent) for path in files}
-    return Path(os.path.commonpath(folders)) if folders else Path("/")
-
-
 # -- the archive ------------------------------------------------------------------------------------------------------
-
-
-def _archive(contents: Mapping[str, tuple[bytes, bool]]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, (content, executable) in contents.items():
-            entry = zipfile.ZipInfo(name, _EARLIEST)
-            entry.create_system, entry.compress_type = 3, zipfile.ZIP_DEFLATED
-            entry.external_attr = (stat.S_IFREG | (0o700 if executable else 0o600)) << 16
-            archive.writestr(entry, content)
-    return stream.getvalue()
 
 
 def _digest(contents: Mapping[str, tuple[bytes, bool]]) -> str:
@@ -231,8 +119,14 @@ def _unpacked(bundle: Bundle, folder: Path) -> Path:
         raise HogsheadError(f"a bundle's digest must be 64 hexadecimal digits, got {bundle.digest[:80]!r}")
     _make_private(folder)
     place = folder / bundle.digest
-    if place.is_dir():
-        return place
+    while not keep(place):
+        _make(bundle, folder, place)
+    sweep(folder)
+    return place
+
+
+def _make(bundle: Bundle, folder: Path, place: Path) -> None:
+    """Unpack it, unless another process of this node is faster."""
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:
         contents = _contents(bundle.data)
@@ -248,11 +142,10 @@ def _unpacked(bundle: Bundle, folder: Path) -> Path:
         try:
             partial.rename(place)
         except OSError:
-            if not place.is_dir():  # else another process of this node was faster
+            if not place.is_dir():  # else another process was
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return place
 
 
 def _make_private(folder: Path) -> None:
@@ -272,15 +165,15 @@ def _contents(data: bytes) -> dict[str, tuple[bytes, bool]]:
       HogsheadError: damaged, too large, or with names that leave the folder, twice the same name, links or devices.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
+        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+            entries = bundle.infolist()
             if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > 10 * MOST_BYTES:
                 raise HogsheadError("a bundle is larger than any that is packed")
             for entry in entries:
                 _check_entry(entry)
             if len({entry.filename for entry in entries}) < len(entries):
                 raise HogsheadError("a bundle holds two files of one name")
-            return {entry.filename: (archive.read(entry), bool(entry.external_attr >> 16 & 0o100)) for entry in entries}
+            return {entry.filename: (bundle.read(entry), bool(entry.external_attr >> 16 & 0o100)) for entry in entries}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise HogsheadError(f"a bundle is damaged: {error}") from error
 

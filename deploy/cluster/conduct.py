@@ -15,13 +15,14 @@ from deploy.cluster.evaluations import ClusterEvaluations
 from deploy.cluster.evaluator_actor import result_of
 from deploy.cluster.facts import RunFacts, node_id
 from deploy.cluster.groups import GROUP, Groups
-from deploy.cluster.journal import Journal
+from deploy.cluster.journal import Journal, is_whole
+from deploy.cluster.overview import Overview
 from deploy.cluster.placement import alive_nodes
 from deploy.cluster.ready import beside, grouped
-from deploy.cluster.recovery import is_whole, journaled, recover
+from deploy.cluster.recovery import journaled, recover
 from deploy.cluster.relay import Relay
 from deploy.cluster.room import complaint
-from deploy.cluster.saving import SAVING, Saving
+from deploy.cluster.saving import SAVING, NotNow, Saving
 from deploy.cluster.shards import ENDPOINTS, Shards
 from deploy.cluster.tally import Tally
 from deploy.crew import EVALUATOR
@@ -30,10 +31,10 @@ from deploy.monitor import Monitor
 from deploy.result import Result
 from deploy.run_directory import RunDirectory
 from deploy.saving import check_same_task
-from deploy.summary import start_facts, total_counts
+from deploy.summary import start_facts
 from deploy.words import plural
 from ps.checkpoint import Checkpoint
-from ps.errors import CheckpointError, HogsheadError, NonFiniteError, TransportError
+from ps.errors import CheckpointError, HogsheadError, MemoryShortage, NonFiniteError, TransportError
 from ps.transport.following import Whereabouts
 from worker.effects import Restart
 
@@ -56,6 +57,7 @@ class Cluster(Launcher):
         evaluations = ClusterEvaluations(self.shards, crew)
         monitor = Monitor(self.tally.arrays, setup.job.workers.count)
         super().__init__(setup, setup.plan(), directory, relay, crew, evaluations, monitor)
+        self.overview = Overview(self.tally, self.shards, crew)
         self.groups = Groups(facts, setup, crew)
         self.saving = Saving(setup, self.writer, self.shards, crew, self.groups)
         self.journal = Journal(directory.path, facts.uid)
@@ -66,9 +68,8 @@ class Cluster(Launcher):
         self.waited_for: set[int] = set()
         self.shards_replaced = 0
         self._complained = False
-        self._links: dict[int, dict[str, Any]] = {}  # of every worker that there has been
-        self._looks: list[dict[str, Any] | None] = []
         self._result: np.ndarray | None = None
+        self._saved_count = self._not_saved_count = 0
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,10 @@ class Cluster(Launcher):
         self.journal.remove()
         (self.directory.path / ENDPOINTS).unlink(missing_ok=True)
         return result
+
+    def _start_processes(self) -> None:
+        self._start_workers()
+        self.crew.start_evaluator()  # last: it is not needed yet, and a node starts as many processes at once as it has cores
 
     def _start_workers(self) -> None:
         known = self.journal.read()
@@ -151,8 +156,12 @@ class Cluster(Launcher):
         """A shard is served; called in another thread, returns at once."""
         self.crew.events.put((SHARD, {"kind": "serves", "place": place, "version": version}))
 
+    def too_large(self, message: str) -> None:
+        """A shard takes more memory than it may; called in another thread."""
+        self.crew.events.put((SHARD, {"kind": "too_large", "message": message}))
+
     def _turn(self, timeout_s: float) -> None:
-        self._count()
+        self.overview.take_reports()
         super()._turn(timeout_s)
         if self.stop_asked is None:
             return
@@ -164,17 +173,10 @@ class Cluster(Launcher):
                 f"not all workers have stopped within {_STOP_S:g} s, as a shard is away; nothing was saved now"
             )
 
-    def _count(self) -> None:
-        """Take the newest reports into the counters."""
-        for replica, member in list(self.crew.members.items()):
-            report, member.reports = member.reports, {}
-            if report:
-                self.tally.report(replica, report)
-                self.shards.saw_all(report["versions"])
-                self._links[replica] = {"worker": replica, "node": member.node[:8], "links": report["transports"]}
-
     def _handle(self, key: int, message: dict[str, Any]) -> None:
-        if key == SHARD:
+        if key == SHARD and message["kind"] == "too_large":
+            raise MemoryShortage(message["message"])
+        elif key == SHARD:
             self._served(message["place"], message["version"])
         elif key == GROUP:
             if self.groups.reserve(message["node"]):
@@ -182,6 +184,8 @@ class Cluster(Launcher):
                 self.groups.begin(message["node"])
         elif key == SAVING:
             self._event(message["kind"], message["message"], **({"path": message["path"]} if "path" in message else {}))
+            self._saved_count += message["kind"] == "checkpoint"
+            self._not_saved_count += message["kind"] == "checkpoint_failed"
         elif message["kind"] == "joined":
             self._arrive(key)
         elif key == EVALUATOR and message.get("type") == "NonFiniteError":
@@ -207,7 +211,7 @@ class Cluster(Launcher):
             self.crew.tell_all("peers", peers=at_work if self.job.workers.follow else self.job.workers.count)
 
     def _handle_death(self, replica: int, message: dict[str, Any]) -> None:
-        self._count()
+        self.overview.take_reports()
         if message.get("report"):  # its last one
             self.tally.report(replica, message["report"])
         self.tally.retire(replica)
@@ -298,9 +302,7 @@ class Cluster(Launcher):
         self.shards.tell("leave", replica, self.coordinator.epoch)
 
     def _shard_counts(self) -> dict[str, int]:
-        looks = [look for look in self.shards.look() if look is not None]
-        names = {"torn_updates": 0, "duplicate_pushes": 0, "memory_fallbacks": 0}
-        return total_counts([names, *(look["counts"] for look in looks)])
+        return self.overview.shard_counts()
 
     def _result_vector(self) -> np.ndarray:
         if self._result is None:
@@ -317,7 +319,10 @@ class Cluster(Launcher):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, final: bool = False) -> None:
-        if not final and (self.saving.under_way or not self._worth_saving()):
+        if not final and self.saving.under_way:
+            return
+        if not final and not self._worth_saving():
+            self._not_saved_count += 1
             return
         self._save_is_due = False
         deadline = time.monotonic() + PATIENCE_S
@@ -329,15 +334,16 @@ class Cluster(Launcher):
             except HogsheadError as error:
                 if not final:
                     self._event("checkpoint_failed", str(error))
+                    self._not_saved_count += 1
                     return
-                shard_away = TransportError in (type(error), type(error.__cause__))
-                if not shard_away or time.monotonic() > deadline:
+                later = isinstance(error, (TransportError, NotNow))
+                if not later or time.monotonic() > deadline:
                     raise CheckpointError(str(error)) from error
             time.sleep(_AGAIN_S)
 
     def _save(self, final: bool) -> None:
         held = self.saving.cut()
-        self._count()
+        self.overview.take_reports()
         for replica, facts in held.items():
             if "counted" in facts and replica in self.crew.members:
                 self.tally.report(replica, facts["counted"])
@@ -356,9 +362,22 @@ class Cluster(Launcher):
         else:
             self.saving.write_behind(state)
 
+    def save_soon(self, timeout_s: float) -> bool:
+        """Have a checkpoint written as if its time had come, and wait for it; called in another thread.
+
+        Where it cannot be now, as a shard does not answer just then or a replica does not hold still, it is tried again.
+        """
+        known, deadline, tried = self._saved_count, time.monotonic() + timeout_s, None
+        while self._saved_count == known and time.monotonic() < deadline:
+            if tried != self._not_saved_count:
+                tried = self._not_saved_count
+                self._timetable.hasten("save")
+            time.sleep(0.05)
+        return self._saved_count > known
+
     def _worth_saving(self) -> bool:
         """There is something to save, and no shard is away: replicas that wait for one cannot hold still."""
-        return self.monitor.updates > 0 and None not in self._looks
+        return self.monitor.updates > 0 and not self.overview.shard_away
 
     def _note_done(self, held: Mapping[int, dict[str, Any]]) -> None:
         """Ranges that were finished before a cut, though their replica has not told yet, are not to be done once more."""
@@ -375,38 +394,25 @@ class Cluster(Launcher):
         return start_facts(self.setup, self.directory.path, self.coordinator)
 
     def _more_progress(self) -> dict[str, Any]:
-        self._looks = self.shards.look() if self.shards.ready else []
+        self.overview.look()
         self._complain()
         self.shards.check()
-        return {"shards": self._shard_facts(), "nodes": self._node_facts()}
+        return {"shards": self.overview.shard_facts(), "nodes": self.overview.node_facts()}
 
     def _more_summary(self) -> dict[str, Any]:
         return {
             "shards_replaced": self.shards_replaced,
             "lost_updates": self.shards.lost,
             "error_type": None if self.failure is None else type(self.failure).__name__,
-            "shard_facts": self._shard_facts(),
-            "nodes": self._node_facts(),
+            "shard_facts": self.overview.shard_facts(),
+            "nodes": self.overview.node_facts(),
         }
-
-    def _shard_facts(self) -> list[dict[str, Any]]:
-        facts = []
-        for index, place in sorted(self.shards.places.items()):
-            look = (self._looks[index] if index < len(self._looks) else None) or {}
-            known = {"shard": index, "node": place.node[:8], "address": place.address, "version": look.get("version")}
-            facts.append({**known, **look.get("served", {})})
-        return facts
-
-    def _node_facts(self) -> list[dict[str, Any]]:
-        """For every worker: its node, and how it reaches each shard."""
-        return [self._links[replica] for replica in sorted(self._links)]
 
     def _complain(self) -> None:
         """Say once that the cluster has no room for all."""
         if self._complained or self._seconds() < _COMPLAIN_S:
             return
-        away = self.shards.count - len(self.shards.places)
-        message = complaint(self.job, len(self.crew.waiting()), away, self.crew.node)
+        message = complaint(self.job, len(self.crew.waiting()), self.shards.homeless, self.crew.node)
         if message is not None:
             self._complained = True
             self._event("waiting_for_room", message)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from deploy.cluster.patience import patient_start
 from deploy.job import Job
 from ps.errors import HogsheadError, UsageError
 
@@ -18,8 +21,11 @@ class ClusterError(HogsheadError):
 
 
 @contextmanager
-def connected(job: Job) -> Iterator[None]:
+def connected(job: Job, echo: bool = False) -> Iterator[None]:
     """Be a driver of the job's cluster. A connection that the caller has already is used and left as it is.
+
+    Args:
+      echo: print here what actors print.
 
     Raises:
       ClusterError: the cluster cannot be joined; the message says how to find out why.
@@ -27,9 +33,7 @@ def connected(job: Job) -> Iterator[None]:
     """
     # Told before Ray is imported: without a GPU that a worker asked for, its processes see the devices as they are.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
     address = job.cluster.address or os.environ.get("RAY_ADDRESS")
@@ -38,11 +42,22 @@ def connected(job: Job) -> Iterator[None]:
             f"[cluster] address must be the one of Ray's head, host:port, got {address!r}; run the command on a node of "
             "the cluster"
         )
-    _initialise(job, address)
+    if job.cluster.detach and address is None:
+        raise UsageError(
+            "[cluster] detach: a private Ray ends with this command; give the address of a cluster (--address HOST:PORT)"
+        )
+    _import_while_asking(address)
+    import ray
+
+    _initialise(job, address, echo)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _hush() -> None:
@@ -53,35 +68,55 @@ def _hush() -> None:
         worker.print_to_stdstream = lambda *_arguments, **_options: None
 
 
-def _initialise(job: Job, address: str | None) -> None:
+def _import_while_asking(address: str | None) -> None:
+    """Import Ray, which takes as long as another process takes to find out whether the cluster can be reached.
+
+    Raises:
+      UsageError, HogsheadError: see ``require_reachable``.
+    """
+    from deploy.cluster.reach import require_reachable
+
+    asking = None
+    if address is not None:
+        pool = ThreadPoolExecutor(1, "ask")
+        asking = pool.submit(require_reachable, address)
+        pool.shutdown(wait=False)
+    import deploy.cluster.coordinator_actor  # noqa: F401  what a driver needs next
+
+    if asking is not None:
+        asking.result()
+
+
+def _initialise(job: Job, address: str | None, echo: bool) -> None:
     import ray
 
-    _hush()
-    if job.cluster.detach and address is None:
-        raise UsageError(
-            "[cluster] detach: a private Ray ends with this command; give the address of a cluster (--address HOST:PORT)"
-        )
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if not echo:
+        _hush()
+    quiet = {"log_to_driver": echo, "logging_level": "ERROR", "configure_logging": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's, about what it will do differently some day
         if address is None:
             cluster = job.cluster
             wanted = job.workers.count * cluster.replica_cpus + job.shards.count * cluster.shard_cpus + 1
-            ray.init(
-                address="local",
-                num_cpus=max(int(wanted + 0.999), os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            try:
+                with patient_start():
+                    ray.init(
+                        address="local",
+                        num_cpus=max(int(wanted + 0.999), os.cpu_count() or 1),
+                        include_dashboard=False,
+                        object_store_memory=_OBJECT_STORE_BYTES,
+                        **quiet,
+                    )
+            except Exception as error:
+                raise ClusterError(
+                    f"a private Ray could not be started on this machine: {_first_line(error)}; try again when it has less "
+                    "to do, or start one with `ray start --head` and give its --address"
+                ) from error
             return
-        from deploy.cluster.reach import require_reachable
-
-        require_reachable(address)
         try:
             ray.init(address=address, **quiet)
         except Exception as error:
             raise ClusterError(
-                f"the Ray cluster at {address} cannot be joined: {str(error).splitlines()[0]}; `hogshead doctor --address "
+                f"the Ray cluster at {address} cannot be joined: {_first_line(error)}; `hogshead doctor --address "
                 f"{address}` says what is missing"
             ) from error

@@ -5,26 +5,27 @@ Ray starts it again when it dies. It then finds the journal of its predecessor, 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from deploy.cluster.conduct import Cluster
 from deploy.cluster.ending import clear
 from deploy.cluster.facts import RunFacts
-from deploy.cluster.journal import Journal
-from deploy.cluster.ready import ready
-from deploy.cluster.recovery import is_whole
+from deploy.cluster.journal import Journal, is_whole
 from deploy.cluster.relay import Relay
 from deploy.cluster.travel import stowed
-from deploy.rehearsal import rehearse
 from deploy.run_directory import RunDirectory
 from ps.errors import HogsheadError, UsageError
-from ps.transport.following import Whereabouts
+
+# Whoever starts this actor imports this module: what takes long to import is imported where the actor runs.
+if TYPE_CHECKING:
+    from deploy.cluster.conduct import Cluster
+    from ps.transport.following import Whereabouts
 
 _FOLLOW_S = 1.0
 _LINGER_S = 15.0  # after the end
@@ -39,6 +40,9 @@ class CoordinatorActor:
     """
 
     def __init__(self, facts: RunFacts, run: str, resume: bool):
+        logging.getLogger("ray").setLevel(
+            logging.ERROR
+        )  # it warns of detached shards in a placement group, which are meant
         self._facts, self._run, self._resume = facts, Path(run), resume
         self._relay = Relay()
         self._cluster: Cluster | None = None
@@ -85,6 +89,11 @@ class CoordinatorActor:
         self._at_work().groups.serves(number, place)
 
     @ray.method(concurrency_group="shards")
+    def too_large(self, message: str) -> None:
+        """A shard takes more memory than it may."""
+        self._at_work().too_large(message)
+
+    @ray.method(concurrency_group="shards")
     def files(self) -> dict[str, Any] | None:
         """What travels with the job."""
         return stowed(self._run, self._facts.uid)
@@ -104,6 +113,11 @@ class CoordinatorActor:
     def stop(self) -> None:
         """End the training as ^C does."""
         self._at_work().stop_asked = time.monotonic()
+
+    @ray.method(concurrency_group="watch")
+    def save(self, timeout_s: float) -> bool:
+        """Have a checkpoint written now; whether there was one in time."""
+        return self._at_work().save_soon(timeout_s)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -127,6 +141,10 @@ class CoordinatorActor:
         ray.kill(self._facts.coordinator())
 
     def _conduct(self) -> None:
+        from deploy.cluster.conduct import Cluster
+        from deploy.cluster.ready import ready
+        from deploy.rehearsal import rehearse
+
         journal = Journal(self._run, self._facts.uid)
         known = journal.read()
         if known is not None and not is_whole(known):  # killed before the first step, or after the last

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from deploy.cluster.evaluator_actor import EvaluatorActor
 from deploy.cluster.facts import RunFacts
+from deploy.cluster.memory import reserved
 from deploy.cluster.placement import alive_nodes, on_node
 from deploy.cluster.replica_actor import ReplicaActor
 from deploy.cluster.section import ClusterSection
 from deploy.crew import EVALUATOR
 
-_WATCH_S = 0.2
+_WATCH_S = 0.05
+END_S = 20.0  # to give shared memory back, before an actor is killed
 
 
 @dataclass
@@ -77,7 +78,8 @@ class ClusterCrew:
             lifetime="detached",
             num_cpus=self._cluster.replica_cpus,
             num_gpus=self._cluster.replica_gpus,
-            scheduling_strategy="DEFAULT" if self.node is None else on_node(self.node, soft=False),
+            **reserved(self._cluster.replica_memory_mb),
+            scheduling_strategy="SPREAD" if self.node is None else on_node(self.node, soft=False),
         ).remote(self._facts, replica, incarnation)
         with self._lock:
             self.members[replica] = Member(handle, incarnation, handle.wait_end.remote())
@@ -178,10 +180,9 @@ class ClusterCrew:
             return member
 
     def poll(self, timeout_s: float) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Messages within ``timeout_s`` as (key, message); ``died`` is the last of a replica that ended as it should not."""
-        deadline = time.monotonic() + timeout_s
+        """Messages within ``timeout_s`` as (key, message); the last of a replica is ``ended``, or ``died``."""
         try:
-            yield self.events.get(timeout=max(deadline - time.monotonic(), 1e-3))
+            yield self.events.get(timeout=max(timeout_s, 1e-3))
             while True:
                 yield self.events.get_nowait()
         except queue.Empty:
@@ -216,12 +217,12 @@ class ClusterCrew:
         self._closed.set()
         calls = [handle.shut_down.remote() for handle in self.handles().values()]
         if calls:  # on a node without a shard nobody else would sweep up after them
-            ray.wait(calls, num_returns=len(calls), timeout=5.0, fetch_local=False)
+            ray.wait(calls, num_returns=len(calls), timeout=END_S, fetch_local=False)
         for replica in list(self.members):
             self.dismiss(replica)
         if self._evaluator is not None:
             with suppress(RayError, GetTimeoutError):
-                ray.get(self._evaluator.shut_down.remote(), timeout=5.0)
+                ray.get(self._evaluator.shut_down.remote(), timeout=END_S)
             ray.kill(self._evaluator)
         self._watcher.join()
 
@@ -234,7 +235,7 @@ class ClusterCrew:
                 ends = {member.end: replica for replica, member in self.members.items() if member.end is not None}
             waiting = [*ends, *self._evaluating[:1]]
             if not waiting:
-                time.sleep(_WATCH_S)
+                self._closed.wait(_WATCH_S)
                 continue
             try:
                 ready, _ = ray.wait(waiting, num_returns=1, timeout=_WATCH_S)
@@ -244,7 +245,7 @@ class ClusterCrew:
                     else:
                         self._evaluated(reference)
             except RayError:  # Ray's own head is away: look again
-                time.sleep(_WATCH_S)
+                self._closed.wait(_WATCH_S)
 
     def _ended(self, replica: int, reference: Any) -> None:
         error: Exception | None = None
@@ -263,8 +264,9 @@ class ClusterCrew:
             del self.members[replica]
         if error is None:
             ray.kill(member.handle)  # it has said all it had to say
-        if error is not None or member.error is not None:
-            self.events.put((replica, {**_death(member, error), "report": member.reports}))
+        died = error is not None or member.error is not None
+        message = {**_death(member, error), "report": member.reports} if died else {"kind": "ended"}
+        self.events.put((replica, message))
 
     def _evaluated(self, reference: Any) -> None:
         try:

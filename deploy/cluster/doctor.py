@@ -21,7 +21,7 @@ from deploy.job import Job, load_job
 from deploy.words import number, plural
 from ps.errors import UsageError
 
-PROBE_S = 180.0
+PROBE_S = 360.0
 
 
 @dataclass(frozen=True)

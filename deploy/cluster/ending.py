@@ -14,13 +14,14 @@ from typing import NoReturn
 
 import ray
 from ray.exceptions import RayError
-from ray.util import get_placement_group, remove_placement_group
+from ray.util import remove_placement_group
 
 from deploy.cluster.facts import COORDINATOR, Gone, RunFacts, ask
+from deploy.cluster.placement import find_group
 from ps.segment import abandon
 
 _LOOK_S = 2.0
-_CALL_S = 5.0
+_CALL_S, _END_S = 5.0, 20.0
 _OTHERS_S = 10.0  # for the others to notice
 
 
@@ -82,7 +83,7 @@ def kill_actors(uid: str, chosen: Callable[[str], bool]) -> None:
                 handles.append(ray.get_actor(actor["name"], namespace=uid))
     calls = [handle.shut_down.remote() for handle in handles]
     if calls:
-        ray.wait(calls, num_returns=len(calls), timeout=_CALL_S)
+        ray.wait(calls, num_returns=len(calls), timeout=_END_S)
     for handle in handles:
         with suppress(RayError):
             ray.kill(handle)
@@ -90,5 +91,6 @@ def kill_actors(uid: str, chosen: Callable[[str], bool]) -> None:
 
 def remove_group(uid: str) -> None:
     """Give the placement group of a run's shards back."""
-    with suppress(ValueError):  # there is none
-        remove_placement_group(get_placement_group(f"{uid}-shards"))
+    group = find_group(uid)
+    if group is not None:
+        remove_placement_group(group)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from deploy.cluster.section import ClusterSection
 from deploy.job import Job
 from ps.errors import TransportError
 
 COORDINATOR = "coordinator"
+_LOOKS, _LOOK_S = 3, 0.5  # before a coordinator is believed to be gone
 PATIENCE_S = 600.0  # for a coordinator that is being restarted
 
 
@@ -38,17 +40,52 @@ class RunFacts:
         """The job's section of that name; unlike the whole job it needs none of the user's files."""
         return ClusterSection.from_table(self.job.get("cluster", {}))
 
-    def coordinator(self) -> Any:
+    def coordinator(self, patience_s: float = PATIENCE_S) -> Any:
         """The handle of the coordinator.
 
         Raises:
-          ValueError: there is none (any more).
+          Gone: there is none (any more), or Ray's head is away for longer than the patience.
         """
-        return ray.get_actor(COORDINATOR, namespace=self.uid)
+        found = find_coordinator(self.uid, patience_s)
+        if found is None:
+            raise Gone("the coordinator of this run is gone")
+        return found
 
 
 class Gone(TransportError):
     """The coordinator is gone for good: the run is over."""
+
+
+class Away(Gone):
+    """Ray's head did not answer for so long that the run counts as over."""
+
+
+def find_coordinator(uid: str, patience_s: float = PATIENCE_S) -> Any:
+    """The handle of a run's coordinator, or None if it is gone for good.
+
+    While Ray's head is being restarted, a lookup fails as if there had never been such an actor; nobody must end for that.
+
+    Raises:
+      Away: nothing could be learned within the patience.
+    """
+    missing, deadline = 0, time.monotonic() + patience_s
+    while missing < _LOOKS:
+        with suppress(ValueError):
+            return ray.get_actor(COORDINATOR, namespace=uid)
+        missing = 0 if _is_listed(uid) else missing + 1
+        if missing == 0 and time.monotonic() > deadline:
+            raise Away("Ray's head does not answer")
+        time.sleep(_LOOK_S)
+    return None
+
+
+def _is_listed(uid: str) -> bool:
+    """Whether Ray has the coordinator among the actors that live or are being restarted, or cannot say."""
+    try:
+        actors = ray.util.list_named_actors(all_namespaces=True)
+    except Exception:  # of Ray's inside: its head does not answer
+        return True
+    return {"name": COORDINATOR, "namespace": uid} in actors
 
 
 def ask(facts: RunFacts, method: str, *args: Any, patience_s: float = PATIENCE_S, answer_s: float = 60.0) -> Any:
@@ -63,9 +100,8 @@ def ask(facts: RunFacts, method: str, *args: Any, patience_s: float = PATIENCE_S
     deadline, pause = time.monotonic() + patience_s, 0.05
     while True:
         try:
-            return ray.get(getattr(facts.coordinator(), method).remote(*args), timeout=answer_s)
-        except (ActorDiedError, ValueError) as error:
-            raise Gone("the coordinator of this run is gone") from error
+            handle = facts.coordinator(max(deadline - time.monotonic(), 0.0))
+            return ray.get(getattr(handle, method).remote(*args), timeout=answer_s)
         except (RayError, GetTimeoutError) as error:  # being restarted, or out of reach for a moment
             if time.monotonic() > deadline:
                 raise Gone(f"the coordinator of this run does not answer: {error}") from error

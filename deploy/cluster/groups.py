@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from deploy.blueprint import Blueprint
-from deploy.cluster.crew import ClusterCrew
+from deploy.cluster.crew import END_S, ClusterCrew
 from deploy.cluster.facts import RunFacts
 from deploy.cluster.group_actor import GroupActor
 from deploy.cluster.links import inner_plan, shard_plans
@@ -151,5 +151,5 @@ class Groups:
         """Have them give their memory back, and kill them."""
         for handle in list(self.handles.values()):
             with suppress(RayError, GetTimeoutError):
-                ray.get(handle.shut_down.remote(), timeout=5.0)
+                ray.get(handle.shut_down.remote(), timeout=END_S)
             ray.kill(handle)

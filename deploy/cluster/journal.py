@@ -38,3 +38,8 @@ class Journal:
     def remove(self) -> None:
         """The run is over."""
         self._path.unlink(missing_ok=True)
+
+
+def is_whole(known: Mapping[str, Any]) -> bool:
+    """There is something to take over; otherwise the one that was killed had not begun, or was at its end."""
+    return "coordinator" in known

@@ -21,7 +21,7 @@ from deploy.cluster.findings import Finding
 from ps.errors import HogsheadError, UsageError
 
 DEFAULT_PORT = 6379
-CONNECT_S, ASK_S = 5.0, 20.0
+CONNECT_S, GREET_S, ASK_S = 5.0, 20.0, 60.0  # a machine answers at once, its programs perhaps when they get to it
 UNKNOWN = "unknown"  # version of a head that does not say it
 _SETTINGS = 4  # type of frame, RFC 9113 section 6.5
 _ROOT = Path(__file__).resolve().parents[2]
@@ -180,6 +180,7 @@ def _port_closed(host: str, port: int) -> Finding | None:
     where = f"{host}:{port}"
     try:
         with socket.create_connection((host, port), timeout=CONNECT_S) as peer:
+            peer.settimeout(GREET_S)
             return None if os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(peer) else _not_ray(where, "no HTTP/2")
     except socket.gaierror as error:
         return Finding("name", host, f"the name is not known here ({error.strerror})", "give the head's IP address")

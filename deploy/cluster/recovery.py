@@ -39,11 +39,6 @@ def _end(cluster: Cluster) -> dict[str, Any] | None:
     return {"reason": finished.reason, "at_once": finished.at_once, "interrupted": cluster.interrupted}
 
 
-def is_whole(known: Mapping[str, Any]) -> bool:
-    """There is something to take over; otherwise the one that was killed had not begun, or was at its end."""
-    return "coordinator" in known
-
-
 def recover(cluster: Cluster, known: Mapping[str, Any]) -> None:
     """Take over what ``journaled`` gave, and the actors that live.
 

@@ -14,12 +14,14 @@ from deploy.cluster.ending import die, end_with_coordinator
 from deploy.cluster.endpoints import Endpoints
 from deploy.cluster.facts import Gone, RunFacts, ask, node_id
 from deploy.cluster.links import connect
+from deploy.cluster.memory import watch
 from deploy.cluster.ready import grouped, ready
 from deploy.cluster.shared_data import share
 from deploy.cluster.travel import job_here
 from deploy.cluster.worker import ClusterWorker
 from deploy.rehearsal import rehearse
 from deploy.worker_loop import error_fields
+from ps.errors import MemoryShortage
 from ps.segment import SharedArrays
 
 REPORT_S = 0.25
@@ -35,6 +37,7 @@ class ReplicaActor:
 
     def __init__(self, facts: RunFacts, replica: int, incarnation: int):
         end_with_coordinator(facts)
+        bound = facts.cluster().replica_memory_mb
         self._facts, self._replica, self._incarnation = facts, replica, incarnation
         self._node = node_id()
         strategy = facts.job["strategy"]
@@ -52,6 +55,7 @@ class ReplicaActor:
         self._over = threading.Event()
         threading.Thread(target=self._report, name="report", daemon=True).start()
         threading.Thread(target=self._train, name="train", daemon=True).start()
+        watch(bound, f"worker {replica}", "replica_memory_mb", self._too_large)
 
     # -- by the coordinator -------------------------------------------------------------------------------------------
 
@@ -130,6 +134,10 @@ class ReplicaActor:
                 self._say({"kind": "error", **error_fields(error)})
         if self._segment is not None:
             self._segment.close()
+        self._say({"kind": "over"})
+
+    def _too_large(self, error: MemoryShortage) -> None:
+        self._say({"kind": "error", **error_fields(error), "fatal": True})
         self._say({"kind": "over"})
 
     def _prepare(self) -> Blueprint:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ray
 
-from deploy.cluster.placement import alive_nodes, total
+from deploy.cluster.memory import MB
+from deploy.cluster.placement import alive_nodes, asks_of_replica, asks_of_shard
 from deploy.job import Job
 from deploy.words import plural
 
@@ -13,22 +16,43 @@ def complaint(job: Job, workers: int, shards: int, node: str | None) -> str | No
     """A sentence about what waits for a node, or None if it is only slow to begin.
 
     Args:
-      workers, shards: how many have no node yet.
+      workers, shards: how many have no node yet; a shard that is only slow to begin has one.
       node: where workers must run, if not anywhere.
     """
-    cluster, nodes = job.cluster, alive_nodes()
+    cluster = job.cluster
     if shards:
-        has = total("CPU", list(nodes.values()))
         return (
-            f"{plural(shards, 'shard')} of {job.shards.count} wait for a node with room: each needs {cluster.shard_cpus:g} CPUs, "
-            f"the cluster has {has:g} in all; add nodes, or lower [cluster] shard_cpus"
+            f"{plural(shards, 'shard')} of {job.shards.count} wait for a node with room: each needs "
+            f"{_words(asks_of_shard(cluster))}, the cluster has {_has(asks_of_shard(cluster), None)} in all; add nodes, or lower "
+            "[cluster] shard_cpus"
         )
-    if not workers or (node is None and ray.available_resources().get("CPU", 0.0) >= cluster.replica_cpus):
+    asked = asks_of_replica(cluster)
+    if not workers or _is_room(asked, node):
         return None
     where = "the cluster" if node is None else f"the shard's node {node[:8]}, where they must run,"
-    has = total("CPU", [facts for name, facts in nodes.items() if node in (None, name)])
     return (
-        f"{plural(workers, 'worker')} of {job.workers.count} wait for a node with room: each needs "
-        f"{cluster.replica_cpus:g} CPUs, {where} has {has:g} in all; add nodes, or lower [workers] count "
-        "or [cluster] replica_cpus"
+        f"{plural(workers, 'worker')} of {job.workers.count} wait for a node with room: each needs {_words(asked)}, {where} "
+        f"has {_has(asked, node)} in all; add nodes, or lower [workers] count or [cluster] replica_cpus"
     )
+
+
+def _is_room(asked: Mapping[str, float], node: str | None) -> bool:
+    """Whether one more finds its place right now: then it is on its way there."""
+    free = ray._private.state.available_resources_per_node()
+    return any(
+        all(has.get(name, 0.0) >= amount for name, amount in asked.items())
+        for name_of_node, has in free.items()
+        if node in (None, name_of_node)
+    )
+
+
+def _has(asked: Mapping[str, float], node: str | None) -> str:
+    """What the cluster, or one of its nodes, has of what is asked, taken or not."""
+    nodes = [facts["Resources"] for name, facts in alive_nodes().items() if node in (None, name)]
+    return _words({name: sum(has.get(name, 0.0) for has in nodes) for name in asked})
+
+
+def _words(amounts: Mapping[str, float]) -> str:
+    said = {"CPU": "{:g} CPUs", "GPU": "{:g} GPUs", "memory": "{:g} MB of memory"}
+    parts = [said[name].format(round(amount / MB) if name == "memory" else amount) for name, amount in amounts.items()]
+    return " and ".join(parts)

@@ -26,6 +26,10 @@ SAVING = -3  # the key of its messages
 _HOLD_S = 10.0
 
 
+class NotNow(CheckpointError):
+    """Somebody did not answer; a moment later all may."""
+
+
 class Saving:
     """Makes checkpoints, one at a time.
 
@@ -49,7 +53,7 @@ class Saving:
           Replica -> what it held in that moment, as ``ClusterWorker.held``.
 
         Raises:
-          CheckpointError: a replica or a shard did not hold still in time.
+          NotNow: a replica or a shard did not hold still in time.
         """
         handles = {
             replica: self._crew.members[replica].handle for replica in self._crew.workers()
@@ -59,7 +63,7 @@ class Saving:
             self._shards.ask("cut", timeout_s=_HOLD_S)
             return held
         except HogsheadError as error:
-            raise CheckpointError(f"no checkpoint now: {error}") from error
+            raise NotNow(f"no checkpoint now: {error}") from error
         finally:
             for handle in handles.values():
                 handle.release.remote()

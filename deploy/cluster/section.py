@@ -19,6 +19,12 @@ class ClusterSection(Section):
     )
     shard_cpus: float = key(0.1, help="CPUs that Ray reserves per shard", above=0)
     replica_cpus: float = key(1.0, help="CPUs that Ray reserves per worker", at_least=0)
+    shard_memory_mb: float | None = key(
+        None, help="memory that Ray reserves per shard; a shard that takes more ends the job", above=0, example=500.0
+    )
+    replica_memory_mb: float | None = key(
+        None, help="memory that Ray reserves per worker; a worker that takes more ends the job", above=0, example=500.0
+    )
     replica_gpus: float = key(0.0, help="GPUs that Ray reserves per worker", at_least=0)
     shard_nodes: str = key(
         "spread", help="shards on different nodes where possible, or all on one", one_of=("spread", "pack")

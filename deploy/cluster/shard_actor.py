@@ -15,6 +15,8 @@ import ray
 from deploy.cluster.ending import end_with_coordinator
 from deploy.cluster.facts import PATIENCE_S, RunFacts, ask, node_address, node_id, tls_of
 from deploy.cluster.group_actor import release_dead
+from deploy.cluster.memory import watch
+from ps.errors import MemoryShortage
 from ps.host import ShardHost, ShardPlan
 from ps.segment import sweep
 from ps.transport.following import Whereabouts
@@ -48,6 +50,7 @@ class ShardActor:
         self.server.start()
         self._facts = facts
         self.introduce()
+        watch(facts.cluster().shard_memory_mb, f"shard {plan.index}", "shard_memory_mb", self._too_large)
 
     # -- by the coordinator -------------------------------------------------------------------------------------------
 
@@ -80,6 +83,9 @@ class ShardActor:
         """The last ``cut``."""
         cut, self._cut = self._cut, {}
         return cut
+
+    def _too_large(self, error: MemoryShortage) -> None:
+        ask(self._facts, "too_large", str(error))
 
     def _whereabouts(self) -> Whereabouts:
         """Where it is served, without the generation."""

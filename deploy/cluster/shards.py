@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, GetTimeoutError, RayError
 
 from deploy.blueprint import Blueprint
+from deploy.cluster.crew import END_S
 from deploy.cluster.endpoints import from_json, to_json
 from deploy.cluster.facts import RunFacts
 from deploy.cluster.links import shard_plans
-from deploy.cluster.placement import in_bundle, place_shards
-from deploy.cluster.ready import guests
+from deploy.cluster.memory import reserved
+from deploy.cluster.placement import find_group, in_bundle, is_placed, place_shards, roomiest
+from deploy.cluster.ready import beside, guests
 from deploy.cluster.shard_actor import ShardActor
 from ps.checkpoint import Checkpoint, checkpoints, restore_state, shard_arrays
 from ps.errors import TransportError
@@ -27,6 +30,7 @@ from ps.transport.following import Whereabouts
 
 ENDPOINTS = "endpoints.json"
 _TELL_S = 10.0
+_LOOK_S = 1.0
 
 
 class Shards:
@@ -55,7 +59,8 @@ class Shards:
     def start(self) -> None:
         """Ask Ray for all actors; each tells ``serves`` when it is ready."""
         cluster = self._setup.job.cluster
-        self.placement = place_shards(self.count, cluster, self._facts.uid)
+        near = roomiest(cluster) if beside(self._setup) else None
+        self.placement = place_shards(self.count, cluster, self._facts.uid, near)
         for index, plan in enumerate(shard_plans(self._setup)):
             self.handles.append(
                 ShardActor.options(
@@ -64,6 +69,7 @@ class Shards:
                     lifetime="detached",
                     max_restarts=-1,
                     num_cpus=cluster.shard_cpus,
+                    **reserved(cluster.shard_memory_mb),
                     scheduling_strategy=in_bundle(self.placement, index),
                 ).remote(self._facts, plan)
             )
@@ -74,9 +80,7 @@ class Shards:
         Args:
           places: index -> where the earlier one knew it to be served.
         """
-        from ray.util import get_placement_group
-
-        self.placement = get_placement_group(f"{self._facts.uid}-shards")
+        self.placement = find_group(self._facts.uid)
         self.handles = [ray.get_actor(_name(index), namespace=self._facts.uid) for index in range(self.count)]
         self.places = {int(index): from_json(place) for index, place in places.items()}
         for handle in self.handles:
@@ -110,6 +114,12 @@ class Shards:
             return None
         self.lost += lost
         return lost
+
+    @property
+    def homeless(self) -> int:
+        """How many wait for a node with room. One that is placed and not served yet is only slow to begin."""
+        away = self.count - len(self.places)
+        return away if away and not is_placed(self.placement) else 0
 
     @property
     def ready(self) -> bool:
@@ -169,15 +179,18 @@ class Shards:
         """References to what is evaluated, one per shard."""
         return [handle.vector.remote(self._setup.strategy.evaluated_slot) for handle in self.handles]
 
-    def look(self) -> list[dict[str, Any] | None]:
-        """The facts of each shard, None of one that does not answer now."""
+    def look(self, timeout_s: float = _LOOK_S) -> list[dict[str, Any] | None]:
+        """The facts of each shard, None of one that does not answer in time."""
         answers: list[dict[str, Any] | None] = []
-        for index, call in enumerate([handle.look.remote() for handle in self.handles]):
-            try:
-                answers.append(ray.get(call, timeout=1.0))
-                self.saw(index, answers[-1]["version"])
-            except (RayError, GetTimeoutError):
-                answers.append(None)
+        calls = [handle.look.remote() for handle in self.handles]
+        # Together: many that are away take no longer than one.
+        answered = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)[0] if calls else []
+        for index, call in enumerate(calls):
+            answers.append(None)
+            if call in answered:
+                with suppress(RayError):
+                    answers[index] = ray.get(call)
+                    self.saw(index, answers[index]["version"])
         return answers
 
     def check(self) -> None:
@@ -220,11 +233,9 @@ class Shards:
         """Have them give their memory back, kill them, and give the placement group back."""
         from ray.util import remove_placement_group
 
-        for call in [handle.shut_down.remote() for handle in self.handles]:
-            try:
-                ray.get(call, timeout=5.0)
-            except (RayError, GetTimeoutError):
-                continue
+        calls = [handle.shut_down.remote() for handle in self.handles]
+        if calls:  # together: many that are away take no longer than one
+            ray.wait(calls, num_returns=len(calls), timeout=END_S, fetch_local=False)
         for handle in self.handles:
             ray.kill(handle)
         if self.placement is not None:

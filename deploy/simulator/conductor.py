@@ -114,7 +114,10 @@ class Conductor:
         return True
 
     def idle(self, replica: SimulatedReplica) -> None:
-        """It has no work."""
+        """It has no work, or no leave to begin its next step."""
+
+    def busy(self, replica: SimulatedReplica) -> None:
+        """It has both again."""
 
     def wake(self, replica: SimulatedReplica) -> None:
         """It has got work, or is to stop: it goes on as soon as the clock turns, if that is what it waits for."""
@@ -158,6 +161,7 @@ class Conductor:
         if replica.gate.allowance() > 0:
             return True
         self.parked[replica.replica.id] = replica
+        self.idle(replica)  # who waits for its turn at a shard may be the one that it waits for
         return False
 
     def reconsider(self, smallest: int | None = None) -> None:
@@ -176,6 +180,7 @@ class Conductor:
 
     def _released(self, replica: SimulatedReplica) -> None:
         if replica.alive:
+            self.busy(replica)
             self.drive(replica)
 
     # -- shards -------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Service:
             self.arrive(part)
 
     def active(self, replica: int, works: bool) -> None:
-        """A replica has got work, or has none any more; matters where replicas take turns."""
+        """A replica has got work and leave to do it, or lacks one of them; matters where replicas take turns."""
 
 
 class Queue(Service):
@@ -132,7 +132,7 @@ class PerVariable(Service):
 
 
 class RoundRobin(Service):
-    """Replicas update in turn (RR); one that has no work is passed over.
+    """Replicas update in turn (RR); one that has no work, or no leave to do it, is passed over.
 
     Args: as of ``Service``; ``replicas``: how many take turns; ``handoff_seconds``: to pass the turn on.
     """

@@ -93,10 +93,13 @@ class Timed(Conductor):
         for service in self.services:
             service.active(replica.replica.id, False)
 
+    def busy(self, replica: SimulatedReplica) -> None:
+        for service in self.services:
+            service.active(replica.replica.id, True)
+
     def wake(self, replica: SimulatedReplica) -> None:
-        if replica.queue:
-            for service in self.services:
-                service.active(replica.replica.id, True)
+        if replica.queue and self.parked.get(replica.replica.id) is not replica:
+            self.busy(replica)
         super().wake(replica)
 
     def kill(self, replica: SimulatedReplica) -> None:

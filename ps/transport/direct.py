@@ -5,15 +5,14 @@ A pull is a copy, an update is applied in place by the replica that pushes it, u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ps.shard import Stamp
+from ps.shard import Applied, Stamp
 from ps.state import State
 from ps.stepper import Payload, split_payload
-from ps.transport.link import LATE
-from ps.waiting import wait_until
+from ps.transport.together import Together
 
 
 class DirectLink:
@@ -38,7 +37,7 @@ class DirectLink:
     ):
         self.state, self.layout, self.center = state, state.layout, state.center
         self.replica, self.incarnation, self.consistent = replica, incarnation, consistent
-        self._abandoned = abandoned
+        self._steps = Together(state.shards, abandoned)
         self._sequence = 0
 
     def pull(self, out: np.ndarray) -> np.ndarray:
@@ -73,16 +72,18 @@ class DirectLink:
     def push_together(self, payload: np.ndarray, versions: np.ndarray, *, epoch: int = 0) -> np.ndarray:
         """See ``Link.push_together``."""
         self.layout.check_vector(payload)
-        stamp = self._stamp()
-        answers = [
-            shard.contribute(shard.range.of(payload), stamp, version=version, epoch=epoch)
-            for shard, version in zip(self.state.shards, versions.tolist())
-        ]
-        if any(answer.dropped for answer in answers):  # nor does it wait at shards where it came in time, see Link
-            return np.array([LATE if answer.dropped else answer.staleness for answer in answers], np.int64)
-        for shard, answer in zip(self.state.shards, answers):
-            wait_until(lambda shard=shard, answer=answer: shard.rounds >= answer.round, self._abandoned)
-        return np.array([answer.staleness for answer in answers], np.int64)
+        shards = self.state.shards
+
+        def lay(indices: Iterable[int], number: int) -> list[Applied]:
+            stamp = self._stamp()
+            return [
+                shards[index].contribute(
+                    shards[index].range.of(payload), stamp, version=int(versions[index]), epoch=epoch, number=number
+                )
+                for index in indices
+            ]
+
+        return self._steps.step(lay)
 
     def exchange(self, x: np.ndarray, alpha: float, versions: np.ndarray) -> np.ndarray:
         """See ``Link.exchange``."""

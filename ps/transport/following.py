@@ -125,9 +125,9 @@ class FollowingPort:
         """See ``Port``."""
         return self._do(lambda port: port.exchange(x, alpha, stamp, version=version))
 
-    def contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Applied:
+    def contribute(self, payload: np.ndarray, stamp: Stamp, **facts: Any) -> Applied:
         """See ``Port``."""
-        return self._do(lambda port: port.contribute(payload, stamp, version=version, epoch=epoch))
+        return self._do(lambda port: port.contribute(payload, stamp, **facts))
 
     def note_updates(self, count: int) -> int:
         """See ``Port``."""

@@ -158,14 +158,14 @@ class Lane:
         try:
             for raw in call:
                 self._watched.progress()
-                self._take(raw, call)
+                self._take(raw, call, connection)
                 succeeded()
         except grpc.RpcError as error:
             raise self._peer.meaning(error, connection, self._watched.expired) from error
         self._peer.drop(connection)
         raise Passing(self._peer.error("the stream was ended"))
 
-    def _take(self, raw: bytes, call: Any) -> None:
+    def _take(self, raw: bytes, call: Any, connection: Connection) -> None:
         with self._lock:
             errand = self._pending[0] if self._pending else None
         if errand is None:

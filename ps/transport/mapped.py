@@ -78,10 +78,10 @@ class MappedShard:
         self._check()
         return self.shard.exchange(x, alpha, stamp, version=version)
 
-    def contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Applied:
+    def contribute(self, payload: np.ndarray, stamp: Stamp, **facts: Any) -> Applied:
         """See ``Port``."""
         self._check()
-        return self.shard.contribute(payload, stamp, version=version, epoch=epoch)
+        return self.shard.contribute(payload, stamp, **facts)
 
     def note_updates(self, count: int) -> int:
         """See ``Port``."""

@@ -53,7 +53,9 @@ class Port(Protocol):
         """The elastic step between ``x`` (n,), changed in place, and the center."""
         ...
 
-    def contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Applied:
+    def contribute(
+        self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0, number: int = 0
+    ) -> Applied:
         """Lay down a part of a synchronous step; it has been made once ``rounds`` has reached the answer's ``round``."""
         ...
 

@@ -251,14 +251,19 @@ class RemoteShard:
             header.gradient_norm = gradient_norm
         return self._send_push(header, self._content(payload, header))
 
-    def contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Applied:
+    def contribute(
+        self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0, number: int = 0
+    ) -> Applied:
         """See ``Port``; ``await_round`` then waits for the step."""
-        return outcome(self.start_contribute(payload, stamp, version=version, epoch=epoch), self._peer.stopped)
+        started = self.start_contribute(payload, stamp, version=version, epoch=epoch, number=number)
+        return outcome(started, self._peer.stopped)
 
-    def start_contribute(self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0) -> Future:
+    def start_contribute(
+        self, payload: np.ndarray, stamp: Stamp, *, version: int, epoch: int = 0, number: int = 0
+    ) -> Future:
         """Begin ``contribute``."""
         header = self._push_header(stamp, version, 1, epoch)
-        header.synchronous = True
+        header.synchronous, header.round = True, number
         return self._send_push(header, self._content(payload, header))
 
     def exchange(self, x: np.ndarray, alpha: float, stamp: Stamp, *, version: int) -> Applied:

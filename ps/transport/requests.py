@@ -109,6 +109,7 @@ class Pushing:
     Attributes:
       stamp, version, count, gradient_norm, epoch: as ``Shard.push`` takes them.
       synchronous: a contribution to a synchronous step.
+      round: which one, 0: the open one.
       parts: of the content; none: the content is the whole range.
     """
 
@@ -119,6 +120,7 @@ class Pushing:
     epoch: int
     synchronous: bool
     parts: tuple[Piece, ...]
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ def pushing(header: pb.Push, shard: Shard) -> Pushing:
     if header.synchronous:
         _check_synchronous(header, shard)
     norm = header.gradient_norm if header.HasField("gradient_norm") else None
-    return _pushing(header, norm, shard, header.synchronous, parts)
+    if not 0 <= header.round <= LARGEST:
+        raise beyond(f"push: round must be >= 0 and <= {LARGEST}, got {header.round}")
+    return _pushing(header, norm, shard, header.synchronous, parts, header.round)
 
 
 def rows_pushing(request: pb.PushRowsRequest, shard: Shard) -> tuple[Pushing, Payload]:
@@ -297,7 +301,9 @@ class Incoming:
         self._buffer = np.empty(0, np.uint8) if buffer is None else buffer
 
 
-def _pushing(given: Any, norm: float | None, shard: Shard, synchronous: bool, parts: tuple[Piece, ...]) -> Pushing:
+def _pushing(
+    given: Any, norm: float | None, shard: Shard, synchronous: bool, parts: tuple[Piece, ...], number: int = 0
+) -> Pushing:
     """The fields that both kinds of push have."""
     check_version(given.version)
     if not 1 <= given.count < 1 << 31:
@@ -306,7 +312,8 @@ def _pushing(given: Any, norm: float | None, shard: Shard, synchronous: bool, pa
         raise beyond(f"push: epoch must be < 2**31, got {given.epoch}")
     if norm is not None and not norm >= 0:
         raise beyond(f"push: gradient_norm must be >= 0, got {norm}")
-    return Pushing(stamp_of(given.stamp, shard), given.version, given.count, norm, given.epoch, synchronous, parts)
+    stamp = stamp_of(given.stamp, shard)
+    return Pushing(stamp, given.version, given.count, norm, given.epoch, synchronous, parts, number)
 
 
 def _check_synchronous(header: pb.Push, shard: Shard) -> None:

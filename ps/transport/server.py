@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,27 +11,16 @@ from grpc_reflection.v1alpha import reflection
 
 from ps.errors import TransportError, UsageError
 from ps.shard import Shard
+from ps.transport.hosting import OPTIONS, Doorkeeper, check_token, handlers, host, is_any
 from ps.transport.requests import Refused
 from ps.transport.service import ServiceOptions, ShardService
 from ps.transport.tls import Tls
 from ps.wire import parameters_pb2 as pb
-from ps.wire.framing import MESSAGE_BYTES
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Parameters"]
 VERSION_KEY = "hogshead-version"  # trailing metadata of a refusal that depends on the shard's state
 # A replica keeps a stream for pushes and one for exchanges, pulls, and waits; others want to look in, too.
 _THREADS_PER_REPLICA, _MORE_THREADS = 5, 16
-
-_OPTIONS = [
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-    ("grpc.max_metadata_size", 16 << 10),
-    ("grpc.so_reuseport", 0),  # two servers at one port would share out the calls
-    # A peer that has gone without a word holds no thread for long, and clients may ask often whether we are there.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
-]
 
 
 class ShardServer:
@@ -67,9 +52,8 @@ class ShardServer:
         threads: int | None = None,
         any_address: bool = False,
     ):
-        if token is not None and not (token and token.isascii() and token.isprintable()):
-            raise UsageError("ShardServer: token must be printable ASCII and not empty; None if there is to be none")
-        if not any_address and _is_any(bind):
+        check_token(token, "ShardServer")
+        if not any_address and is_any(bind):
             raise UsageError(
                 f"ShardServer: bind must be the address of this node, got {bind!r}, which is every interface of it; set "
                 "any_address if that is meant"
@@ -81,9 +65,9 @@ class ShardServer:
         self._health = health.HealthServicer()
         self._server = grpc.server(
             self._threads,
-            handlers=(_handlers(self.service),),
-            interceptors=() if token is None else (_Doorkeeper(token),),
-            options=_OPTIONS,
+            handlers=(handlers(SERVICE, self.service, _refuse),),
+            interceptors=() if token is None else (Doorkeeper(token, "the job's"),),
+            options=OPTIONS,
             maximum_concurrent_rpcs=count,  # one more is refused; it would wait for a thread that may never be free
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -94,7 +78,7 @@ class ShardServer:
     @property
     def address(self) -> str:
         """``HOST:PORT`` that others connect to, once it is started."""
-        return f"{_host(self._bind)}:{self._port}"
+        return f"{host(self._bind)}:{self._port}"
 
     def start(self) -> int:
         """Bind and serve; returns the port.
@@ -124,88 +108,9 @@ class ShardServer:
         self._threads.shutdown(wait=True)
 
 
-class _Doorkeeper(grpc.ServerInterceptor):
-    """Lets in who carries the token, also to health checks and reflection."""
-
-    def __init__(self, token: str):
-        self._expected = f"Bearer {token}".encode()
-
-    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> Any:
-        given = [value for key, value in details.invocation_metadata if key == "authorization"]
-        if len(given) == 1 and hmac.compare_digest(_bytes(given[0]), self._expected):
-            return continuation(details)
-        reason = "a wrong token" if given else "no token"
-        return grpc.stream_stream_rpc_method_handler(lambda _messages, context: _turn_away(context, reason))
-
-
-def _turn_away(context: grpc.ServicerContext, reason: str) -> Iterator[bytes]:
-    context.abort(
-        grpc.StatusCode.UNAUTHENTICATED,
-        f"{reason}: every call must carry the job's token as `authorization: Bearer TOKEN`",
-    )
-    yield b""
-
-
-def _handlers(service: ShardService) -> grpc.GenericRpcHandler:
-    """The service's methods; messages stay bytes, so that what is malformed is refused with a reason."""
-    table = {}
-    for method in SERVICE.methods:
-        name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in method.name).lstrip("_")
-        call = _named(service, name)
-        sends = "stream" if method.server_streaming else "unary"
-        takes = "stream" if method.client_streaming else "unary"
-        make = getattr(grpc, f"{takes}_{sends}_rpc_method_handler")
-        table[method.name] = make(_streaming(call) if method.server_streaming else _single(call))
-    return grpc.method_handlers_generic_handler(SERVICE.full_name, table)
-
-
-def _named(service: ShardService, name: str) -> Callable:
-    return lambda *args: getattr(service, name)(*args)
-
-
-def _single(call: Callable) -> Callable:
-    def handle(request: Any, context: grpc.ServicerContext) -> bytes:
-        try:
-            return call(request, context)
-        except Refused as refusal:
-            return _refuse(context, refusal)
-
-    return handle
-
-
-def _streaming(call: Callable) -> Callable:
-    def handle(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-        try:
-            yield from call(request, context)
-        except Refused as refusal:
-            _refuse(context, refusal)
-
-    return handle
-
-
-def _refuse(context: grpc.ServicerContext, refusal: Refused) -> Any:
-    if refusal.version is not None:
-        context.set_trailing_metadata(((VERSION_KEY, str(refusal.version)),))
-    context.abort(grpc.StatusCode[refusal.code], refusal.reason)
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-
-
-def _host(bind: str) -> str:
-    return f"[{bind}]" if ":" in bind and not bind.startswith("[") else bind
-
-
-def _is_any(bind: str) -> bool:
-    host = bind.strip("[]")
-    if host in ("", "*"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        try:
-            return not any(socket.inet_aton(host))  # "0" and the like
-        except OSError:
-            return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_unspecified
+def _refuse(error: Exception, context: grpc.ServicerContext) -> Any:
+    if not isinstance(error, Refused):
+        raise error
+    if error.version is not None:
+        context.set_trailing_metadata(((VERSION_KEY, str(error.version)),))
+    context.abort(grpc.StatusCode[error.code], error.reason)

@@ -230,7 +230,9 @@ class ShardService:
     def _push(self, asked: Pushing, payload: Any) -> bytes:
         with self._turn(asked.stamp.replica), _said_in_words():
             if asked.synchronous:
-                applied = self.shard.contribute(payload, asked.stamp, version=asked.version, epoch=asked.epoch)
+                applied = self.shard.contribute(
+                    payload, asked.stamp, version=asked.version, epoch=asked.epoch, number=asked.round
+                )
             else:
                 applied = self.shard.push(
                     payload,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -16,9 +16,8 @@ import numpy as np
 from ps.layout import Layout
 from ps.shard import Applied, Stamp
 from ps.stepper import Payload, split_payload
-from ps.transport.link import LATE
 from ps.transport.port import Port
-from ps.waiting import wait_until
+from ps.transport.together import Together
 
 
 class ShardedLink:
@@ -45,8 +44,9 @@ class ShardedLink:
         abandoned: Callable[[], None] = lambda: None,
     ):
         self.layout, self.ports, self.replica, self.incarnation = layout, tuple(ports), replica, incarnation
-        self.consistent, self._abandoned = consistent, abandoned
+        self.consistent = consistent
         self._sequence = 0
+        self._steps = Together(self.ports, abandoned)
         self._transfers = threading.Lock()
         self._under_way: list[Future] = []
 
@@ -121,51 +121,15 @@ class ShardedLink:
     def push_together(self, payload: np.ndarray, versions: np.ndarray, *, epoch: int = 0) -> np.ndarray:
         """See ``Link.push_together``."""
         self.layout.check_vector(payload)
-        stamp = self._stamp()
-        calls = [
-            (port, (port.range.of(payload), stamp), {"version": version, "epoch": epoch})
-            for port, version in zip(self.ports, versions.tolist())
-        ]
-        generations = [_generation(port) for port in self.ports]
-        answers: list[Applied] = self._together("contribute", calls)
-        if any(answer.dropped for answer in answers):  # nor does it wait at shards where it came in time, see Link
-            return np.array([LATE if answer.dropped else answer.staleness for answer in answers], np.int64)
-        waiting = list(range(len(self.ports)))
-        while waiting:
-            if self._made(waiting, answers[waiting[0]].round, generations):
-                del waiting[0]
-                continue
-            for index in waiting:
-                port = self.ports[index]
-                if _generation(port) != generations[index]:
-                    generations[index] = _generation(port)
-                    again = (port.range.of(payload), self._stamp())
-                    calls = [(port, again, {"version": port.version, "epoch": epoch})]
-                    answers[index] = self._together("contribute", calls)[0]
-        return np.array([LATE if answer.dropped else answer.staleness for answer in answers], np.int64)
+        parts = [port.range.of(payload) for port in self.ports]
 
-    def _made(self, waiting: list[int], number: int, generations: list[int]) -> bool:
-        """Wait for the synchronous step ``number`` of the first shard of ``waiting``.
+        def lay(indices: Iterable[int], number: int) -> list[Applied]:
+            stamp = self._stamp()  # a new one each time: nothing is taken for a retry
+            facts = [{"version": int(versions[index]), "epoch": epoch, "number": number} for index in indices]
+            calls = [(self.ports[i], (parts[i], stamp), fact) for i, fact in zip(indices, facts)]
+            return self._together("contribute", calls)
 
-        Returns:
-          False: the owner of one of them died, and with it the contributions to its step: lay this one down again. It need not be
-          the first: others may wait there for what it has lost, and we here for them.
-        """
-
-        def abandoned() -> None:
-            self._abandoned()
-            for index in waiting:
-                port = self.ports[index]
-                if not getattr(port, "remote", False):
-                    _ = port.rounds  # one that is mapped moves on when it is used
-                if _generation(port) != generations[index]:
-                    raise _Moved
-
-        try:
-            wait_for_round(self.ports[waiting[0]], number, abandoned)
-        except _Moved:
-            return False
-        return True
+        return self._steps.step(lay)
 
     def exchange(self, x: np.ndarray, alpha: float, versions: np.ndarray) -> np.ndarray:
         """See ``Link.exchange``."""
@@ -217,20 +181,3 @@ class ShardedLink:
     def _stamp(self) -> Stamp:
         self._sequence += 1
         return Stamp(self.replica, self.incarnation, self._sequence)
-
-
-class _Moved(Exception):
-    """The shard is served by another owner now."""
-
-
-def _generation(port: Port) -> int:
-    return getattr(port, "generation", 0)
-
-
-def wait_for_round(port: Port, number: int, abandoned: Callable[[], None]) -> None:
-    """Return once ``port`` has made the synchronous step ``number``: asked of the shard itself where it can wait for us."""
-    await_round = getattr(port, "await_round", None)
-    if await_round is not None and getattr(port, "remote", False):
-        await_round(number, abandoned)
-        return
-    wait_until(lambda: port.rounds >= number, abandoned)

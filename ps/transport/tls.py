@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +44,32 @@ class Tls:
         """For a server.
 
         Raises:
-          UsageError: no certificate, or a file cannot be read.
+          UsageError: no certificate, or a file cannot be read or used.
         """
         if self.cert is None or self.key is None:
             raise UsageError("Tls: a server must have cert and key, got none")
+        pair, authority = (_read(self.key), _read(self.cert)), None if self.ca is None else _read(self.ca)
+        self._check()
         return grpc.ssl_server_credentials(
-            [(_read(self.key), _read(self.cert))],
-            root_certificates=_read(self.ca) if self.ca is not None else None,
+            [pair],
+            root_certificates=authority,
             require_client_auth=self.require_client_cert,
         )
+
+    def _check(self) -> None:
+        """What is wrong with the files; gRPC itself says only that nobody can listen."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert, self.key, password="")  # it would ask for one
+        except OSError as error:
+            raise UsageError(
+                f"Tls: {self.cert} and {self.key} must be a certificate and its private key (PEM, without a password): {error}"
+            ) from error
+        if self.ca is not None:
+            try:
+                context.load_verify_locations(self.ca)
+            except OSError as error:
+                raise UsageError(f"Tls: {self.ca} holds no certificate (PEM): {error}") from error
 
     def channel(self) -> grpc.ChannelCredentials:
         """For a client.

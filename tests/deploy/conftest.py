@@ -56,6 +56,19 @@ epochs = 3
 LEAST_SQUARES = f"{Path(__file__).parent / 'tasks' / 'least_squares.py'}:LeastSquares"
 
 
+def evaluated(result, metric: str, after_epoch: int = 0) -> list[float]:
+    """What a metric was at each evaluation.
+
+    Not the last one tells whether asynchronous replicas have learned: whoever was stopped by a busy machine for some seconds adds
+    what it had computed at the beginning when the others are done.
+    """
+    return [
+        record["evaluation"][metric]
+        for record in result.metrics
+        if record["kind"] == "evaluation" and record["epoch"] > after_epoch
+    ]
+
+
 @pytest.fixture
 def train(tmp_path):
     """``hogshead.train`` on the least-squares task of tests/deploy/tasks, quietly, in a run directory of its own."""

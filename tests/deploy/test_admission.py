@@ -12,8 +12,8 @@ import pytest
 import hogshead
 from deploy.run_directory import read_metrics
 from deploy.setup import prepare
-from tests.deploy.conftest import LEAST_SQUARES
-from tests.deploy.test_faults import AtEvaluation
+from tests.deploy.conftest import LEAST_SQUARES, evaluated
+from tests.deploy.test_faults import LONG, AtEvaluation, EndWhen
 from worker.gate import Gate
 
 POLICIES = {
@@ -106,16 +106,18 @@ def test_a_sweep_makes_no_more_examples_than_the_bound_allows(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("lag", [0, 2])
-def test_nobody_gets_further_ahead_of_a_slow_worker_than_the_bound(lag, train, monkeypatch, tmp_path):
-    """Worker 0 looks around for long before it ends a step. Checkpoints are taken while the others wait."""
+def test_nobody_gets_further_ahead_of_a_slow_worker_than_the_bound(lag, monkeypatch, tmp_path):
+    """Worker 0 looks around for long before it ends a step. Checkpoints are taken while the others wait.
+
+    It goes on until all of this has been seen, however long that takes on a busy machine.
+    """
     stepped, reached = Gate.stepped, tmp_path / "reached"
 
     def slow(gate, *arguments):
         clocks, clock = gate._clocks, gate._clocks.clock(gate._replica)
         if gate._replica == 0:
-            for _ in range(
-                3000
-            ):  # not until all have come so far: they hold still for a checkpoint that waits for this one
+            # Not until all have come so far: they hold still for a checkpoint that waits for this one.
+            for _ in range(3000):
                 others = furthest(clocks)
                 if not others or min(others) >= clock + lag + 1:
                     break
@@ -128,14 +130,16 @@ def test_nobody_gets_further_ahead_of_a_slow_worker_than_the_bound(lag, train, m
     def furthest(clocks):
         return [clocks.clock(k) for k in range(1, clocks.clocks.size) if clocks.members[k]]
 
+    def all_seen(seen):
+        return reached.exists() and sum(record.get("event") == "checkpoint" for record in seen) >= 3
+
     monkeypatch.setattr(Gate, "stepped", slow)
-    result = train(
-        strategy="mdownpour", admission={"policy": "bounded", "max_clock_lag": lag}, stop={"epochs": 12},
-        workers={"count": 3, "max_restarts": 0}, checkpoint={"every_seconds": 0.02},
+    result = hogshead.train(
+        task=LEAST_SQUARES, strategy="mdownpour", rule={"name": "sgd", "lr": 0.1}, stop=LONG, run=tmp_path / "run",
+        admission={"policy": "bounded", "max_clock_lag": lag}, workers={"count": 3, "max_restarts": 0},
+        checkpoint={"every_seconds": 0.02}, observer=EndWhen(all_seen),
     )  # fmt: skip
-    assert result.summary["status"] == "done" and result.summary["examples"] == 12 * 512
-    assert sum(record.get("event") == "checkpoint" for record in result.metrics) >= 2
-    assert reached.exists()
+    assert result.summary["status"] == "interrupted" and result.summary["error"] is None
 
 
 @EVERY
@@ -144,10 +148,10 @@ def test_nobody_waits_for_a_dead_worker(policy, fault, train, tmp_path):
     once = str(tmp_path / "happened")
     result = train(
         task={"fault": fault, "once": once}, strategy="mdownpour", admission=POLICIES[policy], workers={"count": 3},
-        stop={"epochs": 10},
+        stop={"epochs": 4},
     )  # fmt: skip
     assert result.summary["status"] == "done" and result.summary["worker_deaths"] == 1
-    assert result.summary["examples"] >= 10 * 512 and result.evaluation["rmse"] < 1.0
+    assert result.summary["examples"] >= 4 * 512 and min(evaluated(result, "rmse")) < 1.0
     events = [record["event"] for record in read_metrics(result.run) if record["kind"] == "event"]
     assert events[:2] == ["worker_died", "worker_replaced"]
 
@@ -155,7 +159,7 @@ def test_nobody_waits_for_a_dead_worker(policy, fault, train, tmp_path):
 @EVERY
 def test_an_interrupted_run_goes_on(policy, tmp_path):
     sections = {
-        "task": LEAST_SQUARES,
+        "task": {"name": LEAST_SQUARES, "n": 256},
         "strategy": "mdownpour",
         "admission": POLICIES[policy],
         "data": {"batch_size": 1},

@@ -109,7 +109,10 @@ def test_dry_run_prints_the_resolved_job(job_file, capsys):
         ([], "required: COMMAND"),
         (["trian"], "there is no command 'trian'; did you mean 'train'?"),
         (["train"], "train needs a job file"),
-        (["train", "{job}", "--worker", "2"], "unrecognized arguments: --worker"),
+        (
+            ["train", "{job}", "--worker", "2"],
+            "unrecognized arguments: --worker 2; see `hogshead train --help`; did you mean '--workers'?",
+        ),
         (["train", "{job}", "--workers", "two"], "--workers: invalid int value: 'two'"),
         (["train", "{job}", "--quiet", "--json"], "not allowed with"),
         (["train", "{job}", "--run", "a", "--resume", "b"], "--run and --resume exclude each other"),

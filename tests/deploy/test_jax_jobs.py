@@ -12,6 +12,7 @@ import pytest
 
 import hogshead
 from ps.errors import UsageError
+from tests.deploy.cluster.stage import LONG
 from worker.tasks import options, task_class
 
 pytest.importorskip("jax", reason="tasks in JAX; pip install 'hogshead[jax]'")
@@ -127,7 +128,9 @@ print("checked")
 
 
 @pytest.mark.timeout(300)  # mostly compilation, of which every process has its own
-@pytest.mark.parametrize("program", [CHECKS, RESUMED], ids=["in-one-process", "in-forked-processes"])
+@pytest.mark.parametrize(
+    "program", [pytest.param(CHECKS, id="in-one-process", marks=LONG), pytest.param(RESUMED, id="in-forked-processes")]
+)
 def test_in_a_process_of_its_own(program, tmp_path):
     (tmp_path / "task.py").write_text(TASK)
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", program, str(tmp_path)]

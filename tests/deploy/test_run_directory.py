@@ -225,3 +225,27 @@ def test_require_run(tmp_path):
         require_run(tmp_path / "none")
     with pytest.raises(RunDirectoryError, match="not a run directory"):
         require_run(tmp_path)
+
+
+class Told:
+    """A sink that has news of its own when a checkpoint comes."""
+
+    def __init__(self, name, news=()):
+        self.name, self.news, self.seen = name, list(news), []
+
+    def record(self, record):
+        self.seen.append(record["event"])
+        return self.news if record["event"] == "checkpoint" else []
+
+    def close(self):
+        return []
+
+
+def test_what_a_sink_says_of_itself_the_others_hear(job):
+    mirror = Told("mirror", [{"event": "mirror_failed", "message": "no room"}])
+    metrics = Told("metrics")
+    with RunDirectory.create(job) as directory:
+        directory.sinks[:] = [mirror, metrics]
+        directory.record({"kind": "event", "event": "checkpoint", "seconds": 1.0})
+        assert [record["event"] for record in read_metrics(directory.path)] == ["checkpoint", "mirror_failed"]
+    assert sorted(metrics.seen) == ["checkpoint", "mirror_failed"] and mirror.seen == ["checkpoint"]

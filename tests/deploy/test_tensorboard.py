@@ -50,7 +50,7 @@ def test_the_checksum_is_castagnolis():
 
 
 def test_a_run_read_back(train, accumulator):
-    result = train(tensorboard=True, evaluation={"every_epochs": 1})
+    result = train(tensorboard=True, workers={"count": 1}, evaluation={"every_epochs": 1})
     found = read(accumulator, result.run / "tensorboard")
     evaluations = [record for record in result.metrics if record["kind"] == "evaluation"]
     (metric,) = evaluations[0]["evaluation"]

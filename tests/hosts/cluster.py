@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.hosts.namespaces import SCRATCH, Host, Network, environment, kill_group, run, why_not
+from tests.patient_ray import RAY
 
 __all__ = ["Hosts", "StartError", "why_not"]
 
 PORT = 6379
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 240
 # Nodes of a test need no idle workers in advance, no usage statistics and no pages of metrics.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,6 +24,9 @@ QUIET = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_DEDUP_LOGS": "0",
 }
+
+# Nor the head's autoscaler.
+BARE = ["--no-monitor"]
 
 
 class StartError(Exception):
@@ -102,18 +106,19 @@ class Hosts:
     def start_ray(self, number: int) -> None:
         """Start the head or a node; also to bring a node back whose processes were ended."""
         where = (
-            ["--head", f"--port={PORT}", f"--include-dashboard={self._dashboard}"]
+            ["--head", f"--port={PORT}", f"--include-dashboard={self._dashboard}", *BARE]
             if number == self._ray[0]
             else [f"--address={self.address}"]
         )
         command = [
-            str(Path(sys.executable).parent / "ray"),
+            *RAY,
             "start",
             *where,
             f"--node-ip-address={self[number].address}",
             f"--temp-dir={SCRATCH}/ray",
             f"--num-cpus={self.cpus[number]}",
             f"--object-store-memory={self._store_mb * 1_000_000}",
+            "--include-log-monitor=False",
             "--disable-usage-stats",
         ]
         done = self.run(number, command, timeout_s=START_TIMEOUT_S)
@@ -163,9 +168,18 @@ class Hosts:
         """Plug it in again."""
         self.network.topology.heal(number)
 
-    def deafen(self, number: int, seconds: float) -> None:
-        """Lose what others send to a host, for so many seconds; what it sends arrives."""
-        self.network.topology.deafen(number, seconds)
+    @contextmanager
+    def without_cable(self, number: int) -> Iterator[None]:
+        """Unplug a host in here."""
+        self.cut(number)
+        try:
+            yield
+        finally:
+            self.heal(number)
+
+    def deafened(self, number: int) -> AbstractContextManager[None]:
+        """Lose what others send to a host in here; what it sends arrives."""
+        return self.network.topology.deafened(number)
 
     def limit(self, number: int, rate: str | None) -> None:
         """Limit a host's link in each direction, e.g. ``"10mbit"``; None ends the limit."""

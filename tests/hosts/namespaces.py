@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ BRIDGE = "br0"
 SCRATCH = (
     "/dev/shm/scratch"  # inside what is each host's own, so that it goes with the host; short: sockets lie below it
 )
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 60
 
 # The process id is read before /proc is mounted anew, so it is the one that the maker sees. A first process that ignores SIGCHLD
 # leaves no zombies. cat ends when the maker closes the pipe, and the kernel then kills every other process of the host.
@@ -115,12 +115,13 @@ class Topology:
         """Put the cable back."""
         self.on_switch("ip", "link", "set", self.hosts[host].port, "master", BRIDGE)
 
-    def deafen(self, host: int, seconds: float) -> None:
-        """Lose all packets to the host for so long; those from it arrive, and whoever answers them is not heard."""
+    @contextmanager
+    def deafened(self, host: int) -> Iterator[None]:
+        """Lose all packets to the host in here; those from it arrive, and whoever answers them is not heard."""
         device = self.hosts[host].port
         self.on_switch("tc", "qdisc", "replace", "dev", device, "root", "tbf", *"rate 8bit burst 1 limit 1".split())
         try:
-            time.sleep(seconds)
+            yield
         finally:
             self.on_switch("tc", "qdisc", "del", "dev", device, "root")
 
@@ -131,7 +132,8 @@ class Topology:
                 with suppress(subprocess.CalledProcessError):  # there was none
                     run("tc", "qdisc", "del", "dev", device, "root")
             else:
-                bucket = ("burst", "64kb", "latency", "100ms")
+                # Little at once: whatever is more than a packet has to wait, also where packets are few.
+                bucket = ("burst", "2kb", "latency", "100ms")
                 run("tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, *bucket)
 
     def held_back(self, host: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import deploy
+from tests.deploy.cluster.stage import LONG
 from tests.hosts import Hosts
 
 pytestmark = pytest.mark.timeout(300)
@@ -38,6 +39,7 @@ def kinds(found):
     return [(finding["kind"], finding["where"]) for finding in found["findings"]]
 
 
+@LONG
 def test_what_keeps_a_host_from_joining_is_found():
     cases = [
         (1, "host-0", {"RAY_AUTH_TOKEN": "another"}, ("token-wrong", "host-0:6379")),
@@ -52,6 +54,7 @@ def test_what_keeps_a_host_from_joining_is_found():
             assert (code, kinds(found)) == (1, [expected])
 
 
+@LONG
 def test_the_fault_of_each_node_is_found(tmp_path):
     data, job = tmp_path / "train.svm", tmp_path / "job.toml"
     data.write_text("+1 1:0.5 7:1\n-1 2:1\n")

@@ -7,6 +7,7 @@ import queue
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ JOB = """
 backend = "ray"
 [task]
 name = "counting.py:Counting"
+gate = "{gate}"
 [data]
 batch_size = 32
 [strategy]
@@ -44,13 +46,38 @@ every_seconds = 1
 [cluster]
 deadline_seconds = 1.0
 """
-PATIENCE_S = 150
+PATIENCE_S = 180
 
 
-def home(folder: Path, hosts: Hosts, epochs: int) -> Path:
+class Gate:
+    """How far the workers of a training may go, said by files that all hosts see: first nowhere.
+
+    Args:
+      folder: made.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+
+    def open(self, epochs: float, worker: int | None = None) -> None:
+        """Let one worker, or all, go on until the center has seen so many epochs."""
+        beside = self.folder / ".new"
+        beside.write_text(str(epochs))
+        beside.replace(self.folder / ("all" if worker is None else str(worker)))
+
+    def reached(self, epochs: float, worker: int) -> None:
+        """Wait until a worker stands before the gate, open so far, with the examples of its next gradient in its hands."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self.folder / f"{worker} waits at {epochs:g}").exists():
+            assert time.monotonic() < deadline, f"worker {worker} did not come to the gate"
+            time.sleep(0.05)
+
+
+def home(folder: Path, hosts: Hosts, epochs: int, gate: Gate) -> Path:
     """A job and its task in ``folder``, which only host 0 has from now on."""
     shutil.copy(Path(__file__).parent / "counting.py", folder)
-    (folder / "job.toml").write_text(JOB.format(epochs=epochs))
+    (folder / "job.toml").write_text(JOB.format(epochs=epochs, gate=gate.folder))
     for number in range(1, len(hosts)):
         assert hosts.run(number, ["mount", "-t", "tmpfs", "tmpfs", folder]).returncode == 0
     return folder / "job.toml"
@@ -88,16 +115,24 @@ class Training:
 
     def until(self, when: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """The next record for which ``when`` is true."""
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                line = self._lines.get(timeout=PATIENCE_S)
+                line = self._lines.get(timeout=max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
-                raise AssertionError(f"nothing more was heard of the training; so far: {self.story()}") from None
+                raise AssertionError(f"waited in vain; the training so far: {self.story()}") from None
             if not line:
                 raise AssertionError(f"the training has ended: {self.story()}")
             self.records.append(json.loads(line))
             if when(self.records[-1]):
                 return self.records[-1]
+
+    def now(self, when: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """The same of those that are begun from now on."""
+        while not self._lines.empty():
+            self.until(lambda _record: True)
+        self.until(when)  # perhaps begun before
+        return self.until(when)
 
     def summary(self) -> dict[str, Any]:
         """What it says at its end."""

@@ -104,6 +104,39 @@ def test_leaving_completes_the_round_and_what_was_laid_down_still_counts():
     assert shard.rounds == 2
 
 
+def numbered(shard: Shard, replica: int, value: float, number: int, sequence: int):
+    values = np.full(shard.range.size, value)
+    return shard.contribute(values, stamp(sequence, replica), version=0, number=number)
+
+
+def test_a_contribution_to_a_step_that_was_made_is_dropped():
+    shard = synchronous(2)
+    for number in (1, 2):
+        for replica in (0, 1):
+            assert numbered(shard, replica, 1.0, number, sequence=number).round == number
+    for number in (1, 2):
+        answer = numbered(shard, 0, 50.0, number, sequence=2 + number)
+        assert (answer.dropped, answer.round) == (True, 2), "how many were made"
+    assert (shard.rounds, shard.dropped) == (2, 0), "only what backup workers drop is counted"
+    np.testing.assert_array_equal(shard.center, np.full(4, -2.0))
+    assert numbered(shard, 0, 1.0, 3, sequence=5).round == 3
+
+
+def test_a_contribution_to_a_later_step_ends_the_open_one_with_what_is_there():
+    shard = synchronous(3)
+    numbered(shard, 0, 3.0, 1, sequence=1)
+    numbered(shard, 1, 5.0, 1, sequence=1)
+    assert numbered(shard, 2, 9.0, 7, sequence=1).round == 7  # the shard has lost steps 1 to 6
+    assert (shard.rounds, shard.version) == (6, 1)
+    np.testing.assert_array_equal(shard.center, np.full(4, -4.0))
+    numbered(shard, 0, 3.0, 7, sequence=2)
+    numbered(shard, 1, 3.0, 7, sequence=2)
+    assert shard.rounds == 7
+    np.testing.assert_array_equal(shard.center, np.full(4, -9.0))
+    numbered(shard, 0, 3.0, 9, sequence=3)
+    assert (shard.rounds, shard.version) == (8, 2), "nobody had contributed to step 8: nothing was applied"
+
+
 def test_who_contributes_again_after_leaving_is_a_member_again():
     shard = synchronous(2)
     shard.leave(1)

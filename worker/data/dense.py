@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ps.errors import DataError, nearest
+from ps.errors import DataError
+from worker.data.bundled import read_bundled
 from worker.data.files import locate, plain_suffix, read_bytes
 
-SKLEARN = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 _IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -39,7 +39,7 @@ def read_dense(name: str | Path | Mapping[str, np.ndarray], *, part: str = "trai
         return _checked(*_x_and_y(name, part), part)
     scheme, colon, rest = str(name).partition(":")
     if colon and scheme == "sklearn":
-        x, y, source = *_sklearn(rest), str(name)
+        x, y, source = *read_bundled(rest), str(name)
     else:
         path = locate(name, part)
         source = str(path)
@@ -73,14 +73,6 @@ def _checked(x: np.ndarray, y: np.ndarray, source: str) -> tuple[np.ndarray, np.
                 f"{source}: {letter} must be finite, got {array[row, column]} in row {row}, column {column} (from 0)"
             )
     return np.ascontiguousarray(x), y
-
-
-def _sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
-    if name not in SKLEARN:
-        raise DataError(f"there is no bundled set 'sklearn:{name}'{nearest(name, SKLEARN)}")
-    from sklearn import datasets
-
-    return getattr(datasets, f"load_{name}")(return_X_y=True)
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import tempfile
 
 import pytest
 
+from deploy.cluster.patience import patient_start
 from tests.deploy.cluster.stage import Stage
 
 # Ray's own; everything else stays an error.
@@ -26,11 +27,14 @@ _QUIET = {
 # A node that is killed is noticed within seconds; one that merely waits for a processor is not.
 _SYSTEM = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 
+# Processes of a head that no test needs, each of which takes a second of a processor to start.
+_BARE = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if "stage" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(600))
             for ignored in _OF_RAY:
                 item.add_marker(pytest.mark.filterwarnings(ignored))
 
@@ -47,9 +51,11 @@ def ray_cluster():
     folder = tempfile.mkdtemp(prefix="hc-", dir="/tmp")  # short: paths of sockets lie in it
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=4, object_store_memory=100 << 20, include_dashboard=False, temp_dir=folder,
-                         _system_config=_SYSTEM)  # fmt: skip
-        cluster.add_node(num_cpus=4, object_store_memory=100 << 20)
+        with patient_start():
+            cluster.add_node(
+                num_cpus=4, object_store_memory=100 << 20, temp_dir=folder, _system_config=_SYSTEM, **_BARE
+            )
+            cluster.add_node(num_cpus=4, object_store_memory=100 << 20)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         yield cluster
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import tempfile
 import time
@@ -12,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import ray
+from ray.cluster_utils import Cluster
 
+from deploy.cluster.patience import patient_start, reserve_port
 from deploy.cluster.prometheus import PrometheusSink
 from deploy.job import Job
 from ps.errors import DataError, JobError
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
+ATTEMPTS, ATTEMPT_S = 6, 30.0
 PROGRESS = {
     "kind": "progress",
     "seconds": 5.0,
@@ -50,71 +52,90 @@ PROGRESS = {
 
 
 def main() -> None:
-    port = free_port()
+    port = reserve_port()
+    cluster = Cluster()
     with tempfile.TemporaryDirectory(prefix="hp-", dir="/tmp") as folder:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=100 << 20,
-            _temp_dir=folder,
-            _metrics_export_port=port,
-            _system_config={"metrics_report_interval_ms": 200},
-        )
         try:
-            answer = {"metrics": scrape(port), "data": data_set() if sys.argv[1] == "data" else None}
+            with patient_start():
+                cluster.add_node(
+                    num_cpus=2,
+                    include_dashboard=False,
+                    object_store_memory=100 << 20,
+                    temp_dir=folder,
+                    metrics_export_port=port,
+                    _system_config={"metrics_report_interval_ms": 200},
+                )
+            served(port)  # a process whose node does not serve metrics yet looks for it for 30 s, and then no more
+            ray.init(address=cluster.address, log_to_driver=False)
+            answer = {
+                "metrics": scrape(port, json.loads(sys.argv[2])),
+                "data": data_set() if sys.argv[1] == "data" else None,
+            }
         finally:
             ray.shutdown()
+            cluster.shutdown()
     print(json.dumps(answer))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------------
 
 
 def record_all(sink: PrometheusSink) -> None:
-    """Two progress records, an evaluation, and events."""
+    """Progress records, an evaluation, and events."""
     event = {"kind": "event", "message": ""}
     sink.record(PROGRESS)
     sink.record({**event, "seconds": 6.0, "event": "worker_died"})
     sink.record({**event, "seconds": 6.0, "event": "checkpoint"})
     sink.record({**event, "seconds": 6.5, "event": "mirror_failed"})
-    shards = [{**PROGRESS["shards"][0], "version": 9, "pulls": 1, "bytes_in": 15}, PROGRESS["shards"][1]]  # pulls: anew
     sink.record({"kind": "evaluation", "seconds": 7.0, "evaluation": {"test_accuracy": 0.875}})
-    sink.record({**PROGRESS, "seconds": 8.0, "examples": 150, "shards": shards})
+    record_last(sink)
 
 
-def scrape(port: int) -> dict[str, float]:
-    """What the node's endpoint serves, without Ray's own tags: ``name{tag=value,…}`` -> value."""
-    sink = PrometheusSink("try-1")
-    record_all(sink)
+def record_last(sink: PrometheusSink) -> None:
+    """The last progress record, in which a shard has begun to count anew. Again and again, as gauges are to be set."""
+    shards = [{**PROGRESS["shards"][0], "version": 9, "pulls": 1, "bytes_in": 15}, PROGRESS["shards"][1]]
+    sink.record({**PROGRESS, "seconds": 9.0, "examples": 150, "loss": 0.25, "shards": shards})
+
+
+def served(port: int) -> str:
+    """What the node's endpoint serves, once it does."""
     deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
+    while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-                found = parse(reply.read().decode())
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as reply:
+                return reply.read().decode()
         except OSError:
-            found = {}
-        if {"ray_hogshead_evaluation{job=try-1,metric=test_accuracy}", "ray_hogshead_deaths_total{job=try-1}"} <= set(
-            found
-        ):
-            return found
+            if time.monotonic() > deadline:
+                raise
         time.sleep(0.2)
-        sink.record({**PROGRESS, "seconds": 9.0, "examples": 150, "loss": 0.25, "shards": []})
+
+
+def scrape(port: int, expected: dict[str, float]) -> dict[str, float]:
+    """What comes to the node's endpoint, without Ray's own tags: ``name{tag=value,…}`` -> value; some time after it was told.
+
+    Ray sends what counters have grown by, once: what its agent does not take yet is lost. Then another job counts from the start.
+    """
+    found: dict[str, float] = {}
+    for attempt in range(1, ATTEMPTS + 1):
+        sink = PrometheusSink(f"try-{attempt}")
+        record_all(sink)
+        deadline = time.monotonic() + ATTEMPT_S
+        while time.monotonic() < deadline:
+            record_last(sink)
+            found = parse(served(port), f"try-{attempt}")
+            if expected.items() <= found.items():
+                return found
+            time.sleep(0.2)
     return found
 
 
-def parse(text: str) -> dict[str, float]:
+def parse(text: str, job: str) -> dict[str, float]:
+    """The series of a job, under the name of the first."""
     found = {}
     for line in text.splitlines():
-        if not line.startswith("ray_hogshead_"):
+        if not line.startswith("ray_hogshead_") or f'job="{job}"' not in line:
             continue
+        line = line.replace(f'job="{job}"', 'job="try-1"')
         name, _, rest = line.partition("{")
         tags, _, value = rest.rpartition("} ")
         ours = sorted(

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 import tomli_w
 
+from deploy.cluster.patience import patient_start
 from deploy.progress import Observer
 from ps.segment import FOLDER, PREFIX
 
 LEDGER = f"{Path(__file__).parent / 'tasks' / 'ledger.py'}:Ledger"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 _HOGSHEAD = [sys.executable, "-m", "deploy.cli"]
 
 Record = dict[str, Any]
@@ -184,12 +185,19 @@ class Stage:
             if key not in self._known and actor["state"] == "ALIVE"
         }
 
+    def actor(self, name: str) -> Record:
+        """A living actor, once there is one of that name."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := self.actors().get(name)) is None:
+            assert time.monotonic() < deadline, f"waited in vain for {name}; there are {sorted(self.actors())}"
+            time.sleep(0.05)
+        return found
+
     def kill(self, name: str) -> Callable[[], None]:
         """SIGKILL to the process of an actor: "coordinator", "shard-0", "replica-1-1"; for a script."""
 
         def act() -> None:
-            wait_until(lambda: name in self.actors())
-            os.kill(self.actors()[name]["pid"], signal.SIGKILL)
+            os.kill(self.actor(name)["pid"], signal.SIGKILL)
 
         return act
 
@@ -197,7 +205,7 @@ class Stage:
         """Do something as soon as an actor lives, from another thread."""
 
         def watch() -> None:
-            wait_until(lambda: name in self.actors())
+            self.actor(name)
             action()
 
         self._threads.append(threading.Thread(target=watch, daemon=True))
@@ -207,18 +215,19 @@ class Stage:
         """What ``question`` finds in an actor, in its process."""
         import ray
 
-        handle = ray.get_actor(name, namespace=self.actors()[name]["namespace"])
+        handle = ray.get_actor(name, namespace=self.actor(name)["namespace"])
         return ray.get(handle.__ray_call__.remote(question))
 
     def node_of(self, name: str) -> str:
         """Id of the node that an actor runs on."""
-        return self.actors()[name]["node"]
+        return self.actor(name)["node"]
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     def add_node(self, cpus: int) -> Any:
         """Add a node to the cluster, until the end of the test at most."""
-        self._nodes.append(self.cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20))
+        with patient_start():
+            self._nodes.append(self.cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20))
         return self._nodes[-1]
 
     def remove_node(self, node: Any) -> None:
@@ -248,14 +257,15 @@ class Stage:
         import ray
 
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             while self.left() and time.monotonic() < deadline:
                 time.sleep(0.1)
             left = self.left()
         finally:
             for key, actor in _actors().items():
                 if key not in self._known and actor["state"] != "DEAD" and actor["name"]:
-                    ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+                    with suppress(ValueError):  # it ends just now
+                        ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
             for node in list(self._nodes):
                 self.remove_node(node)
             for thread in self._threads:

@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 
+from deploy.cluster.leave import save_all
 from ps.checkpoint import Checkpoint, checkpoints
-from tests.deploy.cluster.stage import Script, applied, happened, nothing, training
+from tests.deploy.cluster.stage import PATIENCE_S, Script, applied, happened, nothing, training, wait_until
 
 SAVED = happened("checkpoint")
 
@@ -34,7 +35,7 @@ def keep_only(run, path):
 
 def test_a_checkpoint_is_one_cut_and_anything_goes_on_from_it(stage):
     script = Script((training, nothing), (SAVED, nothing), (SAVED, stage.go))
-    run = stage.ledger(script, {"free": 120}, workers={"count": 3}, cluster={"replica_cpus": 2},
+    run = stage.ledger(script, {"free": 60}, workers={"count": 3}, cluster={"replica_cpus": 2},
                        checkpoint={"every_seconds": 0.2, "keep": 1000}).run  # fmt: skip
     pushes = {path: check_one_cut(path) for path in checkpoints(run / "checkpoint")}
     middle = [path for path, count in pushes.items() if 0 < count < 256]
@@ -50,6 +51,14 @@ def test_a_checkpoint_is_one_cut_and_anything_goes_on_from_it(stage):
     summary = stage.resume_in_processes(elsewhere)
     assert summary["status"] == "done" and summary["backend"] == "processes"
     assert (-Checkpoint.newest(elsewhere / "checkpoint").vector()[1:-1] >= 2).all()
+
+
+def test_before_a_node_leaves_every_run_is_saved(stage):
+    asked = []
+    script = Script((training, lambda: asked.append(save_all(PATIENCE_S))), (SAVED, stage.go))
+    run = stage.ledger(script, {"free": 60}, stop={"epochs": 1}, checkpoint={"every_seconds": 1000}).run
+    assert asked == [(1, 1)] and len(checkpoints(run / "checkpoint")) == 2
+    wait_until(lambda: save_all(PATIENCE_S) == (0, 0))
 
 
 def test_a_checkpoint_of_processes_goes_on_here(stage):

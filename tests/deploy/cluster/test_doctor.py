@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -15,6 +16,8 @@ from deploy.cluster.bundle import pack
 from deploy.cluster.findings import Finding
 from deploy.cluster.probe import NodeProbe
 from deploy.job import load_job
+
+pytestmark = pytest.mark.timeout(600)
 
 TASK = """
 {prelude}
@@ -119,7 +122,7 @@ def test_problems_come_before_warnings(cluster, capsys):
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        ([{"ended": None}], "no answer within 180 s"),
+        ([{"ended": None}], "no answer within 360 s"),
         ([{"stage": "cluster"}, {"stage": "error", "type": "RuntimeError", "error": "bad\nmore"}], "RuntimeError: bad"),
         ([{"ended": 1}], "it gave no answer"),
     ],
@@ -195,11 +198,12 @@ def test_a_task_that_a_node_cannot_import_is_told(job_file):
 
 
 def test_a_probe_sees_who_cannot_be_reached():
-    probe, other = NodeProbe(), NodeProbe()
+    probe = NodeProbe()
     port = probe.listen("127.0.0.1")
-    gone = other.listen("127.0.0.1")
-    other._listener.close()
-    assert probe.reach([["127.0.0.1", port], ["127.0.0.1", gone]], 5.0) == [["127.0.0.1", "Connection refused"]]
+    with socket.socket() as silent:  # it has a port, so nobody else has it, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        peers = [["127.0.0.1", port], list(silent.getsockname())]
+        assert probe.reach(peers, 60.0) == [["127.0.0.1", "Connection refused"]]
     probe._listener.close()
 
 
@@ -217,8 +221,10 @@ def test_a_probe_tells_one_checkout_from_another(tmp_path, monkeypatch):
 
 HEAD = """
 import sys, ray
-context = ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=80_000_000,
-                   log_to_driver=False, _temp_dir=sys.argv[1])
+from deploy.cluster.patience import patient_start
+with patient_start():
+    context = ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=80_000_000,
+                       log_to_driver=False, _temp_dir=sys.argv[1])
 print("address", context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 ray.shutdown()
@@ -244,7 +250,7 @@ def local_ray(tmp_path_factory):
                 yield address, token
             finally:
                 head.stdin.close()
-                head.wait(60)
+                head.wait(120)
 
 
 def test_a_local_ray_is_examined_with_a_job(local_ray, monkeypatch, capsys, job_file):

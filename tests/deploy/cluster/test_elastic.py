@@ -47,6 +47,7 @@ def test_workers_come_and_go_with_their_nodes(stage):
     assert {facts["worker"] for facts in result.summary["nodes"]} == {0, 1, 2}
 
 
+@LONG
 def test_a_stopped_run_is_saved_and_goes_on_later(stage):
     script = Script((training, lambda: os.kill(os.getpid(), signal.SIGINT)))
     first = stage.ledger(script, stop={"epochs": 200})
@@ -56,6 +57,7 @@ def test_a_stopped_run_is_saved_and_goes_on_later(stage):
     assert (applied(again) >= first.summary["epochs"] + 1).all()
 
 
+@LONG
 def test_a_bug_in_a_task_ends_the_run_in_its_own_words(stage):
     with pytest.raises(hogshead.HogsheadError, match="ZeroDivisionError: a bug in the ledger") as error:
         stage.ledger(task={"fault_at": 20}, workers={"count": 2, "max_restarts": 1})
@@ -64,6 +66,7 @@ def test_a_bug_in_a_task_ends_the_run_in_its_own_words(stage):
     assert summary["status"] == "failed" and "a bug in the ledger" in summary["error"]
 
 
+@LONG
 def test_hogwild_on_two_shards_is_refused_with_the_remedy(stage):
     with pytest.raises(hogshead.JobError, match=r"\[shards\] count is 2; set it to 1, or between_nodes"):
         stage.train(task="sparse_linear", data={"train": "hogshead:a9a"}, strategy="hogwild", shards={"count": 2})

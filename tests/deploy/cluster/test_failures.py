@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ps.checkpoint import Checkpoint
+from ps.errors import MemoryShortage
 from tests.deploy.cluster.stage import (
     LONG,
     Script,
@@ -96,12 +97,14 @@ def test_the_coordinator_killed_twice(stage):
     assert events(result)["coordinator_replaced"] == 2 and result.summary["worker_deaths"] == 0
 
 
+@LONG
 def test_the_coordinator_killed_while_a_shard_is_away(stage):
     def both():
         stage.kill("shard-1")()
         stage.kill("coordinator")()
 
-    script = Script((training, both), (happened("shard_replaced"), stage.go))
+    # Told by the one that takes over, when it has; the shard may have come back before.
+    script = Script((training, both), (happened("coordinator_replaced"), stage.go))
     result = stage.ledger(script, {"free": 60})
     check_whole(stage, result)
     assert events(result)["coordinator_replaced"] == 1 and result.summary["shards_replaced"] == 1
@@ -115,7 +118,7 @@ def test_the_coordinator_killed_while_a_checkpoint_is_written(stage):
         stage.kill("coordinator")()
 
     script = Script((training, nothing), (happened("checkpoint"), at_the_pen), (happened("checkpoint"), stage.go))
-    result = stage.ledger(script, {"free": 150}, checkpoint={"every_seconds": 0.1})
+    result = stage.ledger(script, {"free": 100}, checkpoint={"every_seconds": 0.1})
     check_whole(stage, result)
     assert np.array_equal(applied(result), stage.computed()) and events(result)["coordinator_replaced"] == 1
     assert not list((result.run / "checkpoint").glob(".partial*"))
@@ -160,9 +163,7 @@ def test_synchronous_steps_go_on(victim, stage):
     assert result.summary["status"] == "done" and stage.computed().min() >= 2
 
 
-@pytest.mark.parametrize(
-    "victim", ["shard-0", pytest.param("replica-0-1", marks=LONG), pytest.param("group", marks=LONG)]
-)
+@pytest.mark.parametrize("victim", [pytest.param(victim, marks=LONG) for victim in ("shard-0", "replica-0-1", "group")])
 def test_hogwild_goes_on(victim, stage):
     """With the locks of the sweep beside the center, and with a group on each node."""
     grouped = victim == "group"
@@ -187,6 +188,7 @@ def test_hogwild_goes_on(victim, stage):
     assert result.summary["shards_replaced"] == (victim == "shard-0")
 
 
+@LONG  # tests/hosts and tests/compose kill one, too
 def test_a_whole_node_killed(stage):
     """A shard and a replica go with it; both come back on the other nodes."""
     node = stage.add_node(4)
@@ -202,6 +204,16 @@ def test_a_whole_node_killed(stage):
     assert events(result)["worker_left"] == 1 and result.summary["shards_replaced"] == 1
 
 
+@LONG
+@pytest.mark.parametrize("who", ["worker", "shard"])
+def test_one_that_takes_more_memory_than_it_may_ends_the_job(stage, who):
+    key = {"worker": "replica_memory_mb", "shard": "shard_memory_mb"}[who]
+    with pytest.raises(
+        MemoryShortage, match=rf"{who} \d took \d+ MB of memory, its bound is 1 MB; raise \[cluster\] {key}"
+    ):
+        stage.ledger(cluster={"replica_cpus": 3, key: 1.0})
+
+
 # -- the command itself -----------------------------------------------------------------------------------------------
 
 
@@ -214,6 +226,7 @@ def test_without_its_driver_a_job_ends_and_leaves_nothing(stage):
     wait_until(lambda: not stage.left(), stage.left)
 
 
+@LONG  # so do the jobs of tests/deploy/service/test_on_ray.py
 def test_a_detached_job_goes_on_without_its_driver(stage):
     with stage.command({"free": 60}, "--detach") as process:
         wait_until(lambda: stage.computed().any() or process.poll() is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -23,7 +23,7 @@ def listening(answer=b""):
                     peer, _ = server.accept()
                 except OSError:
                     return
-                with peer:
+                with peer, suppress(OSError):  # who looked only whether somebody answers may be gone
                     peer.recv(1 << 10)
                     peer.sendall(answer)
 
@@ -74,13 +74,14 @@ def test_a_cluster_that_can_be_joined_has_no_findings(head):
 
 
 def test_a_closed_port_is_found():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    (finding,), cluster = reach.check_reachable(f"127.0.0.1:{port}")
-    assert finding.kind == "port-closed" and cluster == {}
-    assert f"ray start --head --port={port}" in finding.remedy
-    with pytest.raises(HogsheadError, match="nothing listens on that port; start the head there"):
-        reach.require_reachable(f"127.0.0.1:{port}")
+    with socket.socket() as silent:  # it has a port, so nobody else has it, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        (finding,), cluster = reach.check_reachable(f"127.0.0.1:{port}")
+        assert finding.kind == "port-closed" and cluster == {}
+        assert f"ray start --head --port={port}" in finding.remedy
+        with pytest.raises(HogsheadError, match="nothing listens on that port; start the head there"):
+            reach.require_reachable(f"127.0.0.1:{port}")
 
 
 def test_a_port_of_something_else_is_found():

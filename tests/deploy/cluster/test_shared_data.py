@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from ps.segment import FOLDER, sweep
 from tests.ps.building import forked
 from worker.data.dataset import as_dataset
 
-UID, NODE = "hogshead-test", "0123456789abcdef0123"
+# Of this process's own: other tests of this file may run beside it, in another one.
+UID, NODE = f"hogshead-{secrets.token_hex(6)}", "0123456789abcdef0123"
 
 
 def dataset(values=(1.0, 2.0, 3.0)):
@@ -20,7 +22,7 @@ def dataset(values=(1.0, 2.0, 3.0)):
 
 
 def segments(node=NODE):
-    return list(FOLDER.glob(f"hogshead-*-datahogsheadtest{node[:16]}-*"))
+    return list(FOLDER.glob(f"hogshead-*-data{UID.replace('-', '')}{node[:16]}-*"))
 
 
 @pytest.fixture(autouse=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.deploy.cluster.stage import LONG
 
+TOGETHER = Path(__file__).parent / "tasks" / "together.py"
 DIGITS = {
-    "task": {"name": "mlp", "hidden": [32], "scale": 0.0625},
+    "task": {"name": f"{TOGETHER}:Digits", "hidden": [32], "scale": 0.0625},
     "data": {"train": "sklearn:digits", "test_fraction": 0.2, "batch_size": 16},
     "workers": {"count": 4},
     "shards": {"count": 2},
     "evaluation": {"every_epochs": 0},
 }
 ADULT = {
-    "task": {"name": "sparse_linear", "loss": "hinge", "l2": 1.0},
+    "task": {"name": f"{TOGETHER}:Adult", "loss": "hinge", "l2": 1.0},
     "data": {"train": "hogshead:a9a", "test": "hogshead:a9a.t"},
     "workers": {"count": 3},
     "rule": {"name": "sgd", "lr": 0.005},
@@ -44,18 +47,21 @@ REACHED = {
 }
 
 
+def trained(stage, *, task, **sections):
+    """The result of a job whose workers begin together."""
+    return stage.train(task={**task, "folder": str(stage.book), "workers": sections["workers"]["count"]}, **sections)
+
+
 def links(result):
     """Ways to the shards by worker."""
     return {facts["worker"]: facts["links"] for facts in result.summary["nodes"]}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=LONG if name in ("downpour", "eamsgd", "bounded", "backup") else ()) for name in REACHED],
-)
+@LONG
+@pytest.mark.parametrize("name", REACHED)
 def test_digits(name, stage):
     sections, least = REACHED[name]
-    result = stage.train(**{**DIGITS, **sections})
+    result = trained(stage, **{**DIGITS, **sections})
     summary = result.summary
     assert summary["status"] == "done" and result.evaluation["test_accuracy"] >= least
     # One shard lies on each node, so every replica has one beside it and one elsewhere.
@@ -70,8 +76,9 @@ def test_digits(name, stage):
         assert summary["dropped"] > 0, "somebody is the slowest of four"
 
 
+@LONG
 def test_hogwild_beside_its_shard(stage):
-    result = stage.train(**{**ADULT, "strategy": {"name": "hogwild", "backoff": 0.8}})
+    result = trained(stage, **{**ADULT, "strategy": {"name": "hogwild", "backoff": 0.8}})
     assert result.summary["status"] == "done" and result.evaluation["test_accuracy"] > 0.83
     assert set(map(tuple, links(result).values())) == {("shared memory",)}
     assert len({facts["node"] for facts in result.summary["nodes"]}) == 1
@@ -79,7 +86,7 @@ def test_hogwild_beside_its_shard(stage):
 
 def test_hogwild_groups_averaged_between_nodes(stage):
     strategy = {"name": "hogwild", "between_nodes": "easgd", "tau": 2000, "backoff": 0.8}
-    result = stage.train(**{
+    result = trained(stage, **{
         **ADULT, "strategy": strategy, "shards": {"count": 2}, "workers": {"count": 4}, "cluster": {"replica_cpus": 1.5}
     })  # fmt: skip
     assert result.summary["status"] == "done" and result.evaluation["test_accuracy"] > 0.83

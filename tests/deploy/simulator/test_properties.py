@@ -22,9 +22,7 @@ from worker import trace
 
 MOST_EVENTS = 60_000  # of a job with at most some hundred steps
 WRITES = (trace.PUSH, trace.EXCHANGE, trace.CONTRIBUTE)
-many = settings(
-    derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)  # fmt: skip
+many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +76,8 @@ class Seen(Observer):
         self.task.seen[:] = 0  # the task was tried
         self.shard_events = []
         self.outcome = Simulation(setup, self).run()
+        if self.outcome.error is not None:
+            raise self.outcome.error
         self.summary, self.columns = self.outcome.summary, self.outcome.trace.columns()
         names = ("time", "seconds", "kind", "replica", "incarnation", "shard", "version", "staleness", "clock")
         self.rows = list(zip(*(self.columns[name].tolist() for name in names)))
@@ -102,12 +102,12 @@ class Seen(Observer):
         return row[2] == trace.CONTRIBUTE and self.backups > 0 and row[7] > 0
 
 
-@settings(many, max_examples=400)
+@settings(many, max_examples=250)
 @given(sections=jobs())
 def test_any_job(watched, sections):
     watched()
     seen = Seen(sections)
-    assert seen.summary["status"] == "done" and seen.outcome.error is None
+    assert seen.summary["status"] == "done"
     times_go_on(seen)
     the_dead_do_nothing(seen)
     crashed_shards_do_nothing(seen)
@@ -128,7 +128,7 @@ def test_any_job(watched, sections):
 def test_any_order(watched, sections):
     watched()
     seen = Seen(sections)
-    assert seen.summary["status"] == "done" and seen.outcome.error is None
+    assert seen.summary["status"] == "done"
     times_go_on(seen)
     every_example_is_used(seen)
     versions_rise_by_one(seen)
@@ -136,7 +136,7 @@ def test_any_order(watched, sections):
     statistics_agree(seen)
 
 
-@settings(many, max_examples=50)
+@settings(many, max_examples=30)
 @given(sections=jobs())
 def test_the_same_seed_gives_the_same_run(watched, sections):
     watched()
@@ -276,9 +276,13 @@ def all_time_is_accounted_for(seen):
 
 
 def synchronous_steps_are_whole(seen):
-    """No staleness, and each step takes one contribution of a replica."""
+    """No staleness, and each step takes one contribution of a replica, as long as that lives."""
     for shard in range(len(seen.outcome.setup.state.shards)):
         counted = [row for row in seen.of(trace.CONTRIBUTE, shard=shard) if not seen.is_late(row)]
-        assert all(row[7] == 0 for row in counted)
+        begun = set()
+        for _, _, _, replica, incarnation, _, _, staleness, _ in counted:
+            # The step that a successor begins may be made with what its predecessor had laid down for it.
+            assert staleness == 0 or (incarnation > 1 and (replica, incarnation) not in begun)
+            begun.add((replica, incarnation))
         if not seen.backups:  # with them one may be let go by another shard, and come again
-            assert max(Counter((row[3], row[6]) for row in counted).values(), default=1) == 1
+            assert max(Counter((row[3], row[4], row[6]) for row in counted).values(), default=1) == 1

@@ -128,6 +128,20 @@ def test_hogwilds_locking_schemes_have_their_known_rates(simulated, locking, sec
     assert outcome.virtual_seconds / 1000 >= seconds(p, g, c, h) * 0.999
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_turn_passes_over_one_that_must_wait_for_the_others(simulated, lag):
+    """They would wait for its update, and it for theirs."""
+    outcome = simulated(
+        3,
+        strategy={"name": "hogwild", "locking": "round_robin"},
+        admission={"policy": "bounded", "max_clock_lag": lag},
+        data={"batch_size": 1},
+        stop={"epochs": 2},
+        simulation={"step_seconds": 0.1, "pull_seconds": {"distribution": "exponential", "mean": 0.2}},
+    )
+    assert outcome.error is None and outcome.summary["steps"] == 2 * 512
+
+
 def test_a_pull_that_is_not_waited_for_arrives_a_step_later(simulated):
     sections = {"strategy": "downpour", "rule": {"name": "sgd", "lr": 0.01}, "local_rule": {"name": "sgd", "lr": 0.01}}
     near = simulated(**sections, simulation={"step_seconds": 1.0})

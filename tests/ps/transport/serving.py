@@ -21,9 +21,9 @@ from ps.transport.service import ServiceOptions
 from ..building import private_state
 
 TOKEN = "a token of the tests"
-ONCE = Retry(deadline_s=10.0, patience_s=0.0)
+ONCE = Retry(deadline_s=60.0, patience_s=0.0)
 ONES = np.ones(8, np.float32)
-QUICK = Retry(deadline_s=10.0, patience_s=20.0, first_s=0.001, longest_s=0.02)
+QUICK = Retry(deadline_s=60.0, patience_s=90.0, first_s=0.001, longest_s=0.02)
 
 
 class Serving:
@@ -102,7 +102,7 @@ def call(
     """Send messages to a method, end, and return all answers; raises ``grpc.RpcError``."""
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     stream = channel.stream_stream(f"/{service}/{method}")
-    return list(stream(iter(messages), metadata=metadata, timeout=30))
+    return list(stream(iter(messages), metadata=metadata, timeout=90))
 
 
 def refusing(server: ShardServer, name: str, times: int, *, before: bool) -> None:

@@ -67,7 +67,7 @@ def test_pulls_over_connections_that_break_are_whole(cutting):
 
 
 def test_a_network_that_goes_silent_is_noticed_and_waited_for(cutting):
-    made, proxy, port = cutting(retry=Retry(deadline_s=0.2, patience_s=60.0, first_s=0.001, longest_s=0.02))
+    made, proxy, port = cutting(retry=Retry(deadline_s=0.5, patience_s=100.0, first_s=0.001, longest_s=0.02))
     port.push(np.ones(SIZE, np.float32), Stamp(0, 1, 1), version=0)
     proxy.go_silent()
     waiting = port.start_push(np.ones(SIZE, np.float32), Stamp(0, 1, 2), version=1)

@@ -79,9 +79,9 @@ def test_consistent_pulls_never_tear(rule):
         with forked(push_until_told) as (child,):
             assert child.connection.recv() == "started"
             link, out = DirectLink(state, 0, consistent=True), np.zeros(100_000, np.float32)
-            seen = [-1, -1]
-            for _ in range(300):
-                versions = link.pull(out)
+            seen, pulls = [-1, -1], 0
+            while pulls < 300 or min(seen) < 20:  # the pusher may not run for a while
+                versions, pulls = link.pull(out), pulls + 1
                 for index, shard in enumerate(state.shards):
                     part = shard.range.of(out)
                     assert part.min() == part.max() == -versions[index]
@@ -89,7 +89,6 @@ def test_consistent_pulls_never_tear(rule):
                     seen[index] = versions[index]
             child.connection.send("enough")
             child.join()
-        assert min(seen) > 1
 
 
 @dataclass(frozen=True)

@@ -355,7 +355,7 @@ METHODS = [
 ]
 
 
-@settings(MANY, max_examples=1000)
+@settings(MANY, max_examples=500)
 @given(st.sampled_from(METHODS), st.lists(st.binary(max_size=40), min_size=1, max_size=3))
 def test_random_bytes_to_any_method_change_nothing(method, messages):
     name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in method).lstrip("_")

@@ -143,6 +143,10 @@ def test_a_synchronous_step_is_waited_for(serving):
         assert second.contribute(np.full(4, 4.0, np.float32), Stamp(1, 1, 1), version=0).round == 1
         assert waiting.result() == 1
     assert made.shard.center.tolist() == [-3.0] * 4 and second.rounds == 1
+    late = first.contribute(np.full(4, 2.0, np.float32), Stamp(0, 1, 2), version=0, number=1)
+    assert (late.round, late.dropped) == (1, True)
+    early = first.contribute(np.full(4, 2.0, np.float32), Stamp(0, 1, 3), version=0, number=5)
+    assert (early.round, early.dropped, second.rounds) == (5, False, 4)
 
 
 def test_waiting_for_a_synchronous_step_can_be_given_up(serving):

@@ -163,8 +163,8 @@ class Moving:
         self.laid: list[tuple[int, int]] = []  # generation and sequence of each contribution
         self.answered = threading.Event()
 
-    def contribute(self, payload, stamp, *, version, epoch=0) -> Applied:
-        applied = self.shard.contribute(payload, stamp, version=version, epoch=epoch)
+    def contribute(self, payload, stamp, **facts) -> Applied:
+        applied = self.shard.contribute(payload, stamp, **facts)
         self.laid.append((self.generation, stamp.sequence))
         self.answered.set()
         return applied
@@ -177,15 +177,19 @@ class Moving:
         self.generation += 1
 
 
-def test_a_contribution_that_was_lost_with_a_shard_is_laid_down_again():
+def synchronous():
+    """A link of two replicas that take synchronous steps, the state, its center, and what shard 1 is when it begins anew."""
     link, state, _ = linked(Moving, Moving, rule=SGD(lr=1.0), replicas=2, rounds=True)
     start = state.center.copy()
-    for shard in state.shards:
+    fresh = private_state({"w": start}, SGD(lr=1.0), 2, replicas=2, rounds=True).shards[1]
+    for shard in (*state.shards, fresh):
         shard.join(0)
         shard.join(1)
-    fresh = private_state({"w": start}, SGD(lr=1.0), 2, replicas=2, rounds=True).shards[1]
-    fresh.join(0)
-    fresh.join(1)
+    return link, state, start, fresh
+
+
+def test_a_contribution_that_was_lost_with_a_shard_is_laid_down_again():
+    link, state, start, fresh = synchronous()
     other = ShardedLink(state.layout, [state.shards[0], fresh], replica=1)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(link.push_together, np.full(6, 2.0), link.versions())
@@ -201,14 +205,30 @@ def test_a_contribution_that_was_lost_with_a_shard_is_laid_down_again():
     np.testing.assert_array_equal(fresh.center, start[3:] - 3)
 
 
+def test_a_contribution_that_was_sent_again_on_the_way_counts_once():
+    link, state, start, fresh = synchronous()
+    port = link.ports[1]
+    at_the_first = port.contribute
+
+    def lost_and_retried(payload, stamp, **facts):
+        port.contribute = at_the_first
+        port.move(fresh)
+        return at_the_first(payload, stamp, **facts)
+
+    port.contribute = lost_and_retried
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(link.push_together, np.full(6, 2.0), link.versions())
+        until(lambda: all(port.laid for port in link.ports))
+        ShardedLink(state.layout, [state.shards[0], fresh], replica=1).push_together(np.full(6, 4.0), np.zeros(2, int))
+        assert waiting.result().tolist() == [0, 0]
+    assert [generation for generation, _ in port.laid] == [2, 2], "nobody knows at which owner the first arrived"
+    assert [shard.rounds for shard in (state.shards[0], fresh)] == [1, 1]
+    np.testing.assert_array_equal(np.concatenate([state.shards[0].center, fresh.center]), start - 3)
+
+
 def test_a_loss_is_noticed_while_another_shard_is_waited_for():
     """Else one replica waits at the first shard for another, and that one at the second for what was lost there."""
-    link, state, _ = linked(Moving, Moving, rule=SGD(lr=1.0), replicas=2, rounds=True)
-    start = state.center.copy()
-    fresh = private_state({"w": start}, SGD(lr=1.0), 2, replicas=2, rounds=True).shards[1]
-    for shard in (*state.shards, fresh):
-        shard.join(0)
-        shard.join(1)
+    link, state, _, fresh = synchronous()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(link.push_together, np.full(6, 2.0), link.versions())
         until(lambda: all(port.laid for port in link.ports))

@@ -13,7 +13,7 @@ from ps.transport.tls import Tls
 
 from .serving import zeros
 
-BRIEF = Retry(deadline_s=10.0, patience_s=0.0)
+BRIEF = Retry(deadline_s=60.0, patience_s=0.0)
 
 
 class Authority:

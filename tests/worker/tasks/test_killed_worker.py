@@ -1,10 +1,9 @@
 """A process killed by SIGKILL in the middle of its sweep leaves no lock that stops the others."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 
+from tests.ps.building import forked, until
 from worker.locking import MODES, Locking
 from worker.tasks.sparse_kernels import sweep
 
@@ -42,12 +41,10 @@ def test_the_others_go_on_after_the_dead_ones_words_are_freed(mode, tmp_path):
         np.zeros(shape, dtype).tofile(tmp_path / name)
     np.zeros(VARIABLES).tofile(tmp_path / "weights")
     weights, locking = words(tmp_path, mode, 0)
-    child = multiprocessing.get_context("spawn").Process(target=learn_for_ever, args=(tmp_path, mode, 1))
-    child.start()
-    while not weights.any():  # until it is inside its sweep; the test's time-out bounds this
-        assert child.is_alive()
-    child.kill()
-    child.join()
+    learn(tmp_path, mode, 0, 0)  # loads the compiled code
+    with forked(lambda _connection: learn_for_ever(tmp_path, mode, 1)) as (child,):
+        until(weights.any)  # it is inside its sweep
+        child.kill()
     locking.release_dead(1)
     before = weights.copy()
     learn(tmp_path, mode, 0, 1000)
