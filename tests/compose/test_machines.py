@@ -29,7 +29,7 @@ networks:
 
 
 @pytest.fixture
-def machines(engine, tmp_path):
+def machines(engine, folder):
     """Clones on two machines, after the commands of README on each."""
     here = own_address()
     reason = why_no_image() or next((f"port {port} is taken" for port in (6379, 8265) if listens(f"{here}:{port}")), "")
@@ -38,7 +38,7 @@ def machines(engine, tmp_path):
     made = []
     try:
         for name, commands in zip(("one", "two"), blocks(), strict=True):
-            made.append(Clone(tmp_path / name))
+            made.append(Clone(folder / name))
             with (made[-1].folder / ".env").open("a") as env:
                 env.write("HEAD_RAY_CPUS=5\nNODE_RAY_CPUS=5\n")
             (made[-1].folder / "elsewhere.yml").write_text(ELSEWHERE)

@@ -16,6 +16,8 @@ from tests.hosts.training import HEALTH, Gate, Training, home
 
 CUT_S, EPOCHS, BATCH, WORKERS = 2.0, 16, 32, 3
 CPUS = [3, 2, 2]  # room for two workers on host 0 and one on each other: that of a host that dies finds room
+# What may happen on a machine that is too busy for Ray's health checks. Counts then depend on the schedule.
+DISTURBED = {"worker_died", "worker_left", "shard_replaced", "coordinator_replaced"}
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -41,6 +43,16 @@ def newer(than, shard):
     )
 
 
+def disturbance(record):
+    """A worker, shard or coordinator was taken for dead."""
+    return record.get("event") in DISTURBED
+
+
+def either(*conditions):
+    """One of the conditions holds for a record."""
+    return lambda record: any(condition(record) for condition in conditions)
+
+
 def repeated(record, shard):
     """Pushes that have come to a shard over the network more often than any were applied; to be compared."""
     return record["shards"][shard]["pushes"] - record["shards"][shard]["version"]
@@ -53,8 +65,15 @@ def places(record, hosts):
     return list(of_node.values()), [of_node.get(node["node"], -1) for node in record["nodes"]]
 
 
-def test_a_slow_link_and_one_that_is_cut_lose_nothing_and_apply_nothing_twice(tmp_path, gate):
-    # With Ray's own patience, as nobody is to be taken for dead; and who does not hear must not be held for a checkpoint.
+def check_seen(seen, summary):
+    """Nothing was applied twice, and nothing is missing beyond the updates that the summary states as lost."""
+    assert seen.max() <= EPOCHS + summary["worker_deaths"]  # a dead worker's examples are handed out again
+    assert np.maximum(EPOCHS - seen, 0).sum() <= BATCH * summary["lost_updates"]
+
+
+def test_a_slow_link_and_one_that_is_cut_apply_nothing_twice_and_lose_what_is_said(tmp_path, gate):
+    # With Ray's own patience, so that a node is seldom taken for dead. A deaf worker must not be held for a checkpoint.
+    # Exact counts on a slow link: tests/deploy/simulator/test_failures.py.
     seldom = ("--set", "checkpoint.every_seconds=1000")
     with Hosts(3, cpus=CPUS) as hosts, Training(hosts, home(tmp_path, hosts, EPOCHS, gate), *seldom) as training:
         gate.open(2)
@@ -80,23 +99,23 @@ def test_a_slow_link_and_one_that_is_cut_lose_nothing_and_apply_nothing_twice(tm
         deaf = next(host for host in (1, 2) if host in workers)
         shard, worker, level = shards.index(0), workers.index(deaf), 6
         before = now = training.now(answered(shard))
-        while repeated(now, shard) == repeated(before, shard):  # it may stand still just then, and hear it later
+        while repeated(now, shard) == repeated(before, shard) and DISTURBED.isdisjoint(training.events()):
             assert (level := level + 0.25) < 12
             with hosts.deafened(deaf):
                 gate.open(level, worker)
-                training.until(newer(now, shard))
+                training.until(either(newer(now, shard), disturbance))
                 time.sleep(CUT_S)
             gate.reached(level, worker)
             now = training.now(answered(shard))
         gate.open(math.inf)
         summary = training.summary()
     assert summary["status"] == "done"
-    assert (summary["worker_deaths"], summary["shards_replaced"], summary["lost_updates"]) == (0, 0, 0)
     assert summary["evaluation"]["accuracy"] > 0.95
-    assert summary["duplicate_pushes"] > 0
     seen = load_parameters(training.run)["seen"]
-    np.testing.assert_array_equal(seen, EPOCHS)
-    assert summary["examples"] == seen.sum()
+    check_seen(seen, summary)
+    if DISTURBED.isdisjoint(training.events()):
+        assert summary["duplicate_pushes"] > 0
+        assert summary["examples"] == seen.sum() == EPOCHS * len(seen)
 
 
 @LONG  # tests/compose kills one, too

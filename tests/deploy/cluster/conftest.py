@@ -13,6 +13,7 @@ import pytest
 
 from deploy.cluster.patience import patient_start
 from tests.deploy.cluster.stage import Stage
+from tests.patient_ray import empty_cluster
 
 # Ray's own; everything else stays an error.
 _OF_RAY = [
@@ -46,10 +47,9 @@ def ray_cluster():
     before = {name: os.environ.get(name) for name in _QUIET}
     os.environ.update(_QUIET)
     import ray
-    from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="hc-", dir="/tmp")  # short: paths of sockets lie in it
-    cluster = Cluster()
+    cluster = empty_cluster()
     try:
         with patient_start():
             cluster.add_node(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import ray
-from ray.cluster_utils import Cluster
 
 from deploy.cluster.patience import patient_start, reserve_port
 from deploy.cluster.prometheus import PrometheusSink
 from deploy.job import Job
 from ps.errors import DataError, JobError
+from tests.patient_ray import empty_cluster
 
 PATIENCE_S = 90.0
 ATTEMPTS, ATTEMPT_S = 6, 30.0
@@ -53,7 +53,7 @@ PROGRESS = {
 
 def main() -> None:
     port = reserve_port()
-    cluster = Cluster()
+    cluster = empty_cluster()
     with tempfile.TemporaryDirectory(prefix="hp-", dir="/tmp") as folder:
         try:
             with patient_start():

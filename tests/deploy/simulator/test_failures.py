@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import hogshead
 from deploy.progress import Observer
+from deploy.simulation import simulate
 from worker import trace
+
+COUNTING = Path(__file__).parents[2] / "hosts" / "counting.py"
 
 STEPS = {"step_seconds": {"distribution": "lognormal", "sigma": 0.3}}
 
@@ -173,3 +179,28 @@ def test_a_dead_replica_does_not_try_a_crashed_shard_again(simulated):
     columns = outcome.trace.columns()
     pushed = columns["time"][(columns["kind"] == trace.PUSH) & (columns["replica"] == 1)]
     assert pushed.size == 5 and pushed.max() < 5.5
+
+
+def test_a_slow_link_loses_nothing_and_applies_nothing_twice(tmp_path):
+    """The exact form of tests/hosts/test_training.py, where the machine may be too busy for exact counts."""
+    (tmp_path / "all").write_text("inf")  # the task's gate stands open
+    job = hogshead.load(
+        task={"name": f"{COUNTING}:Counting", "gate": str(tmp_path), "n": 512},
+        backend="simulation",
+        data={"batch_size": 32},
+        strategy="downpour",
+        rule={"name": "sgd", "lr": 1.0},
+        shards={"count": 3},
+        workers={"count": 3},
+        stop={"epochs": 4},
+        simulation={**STEPS, "latency_seconds": 0.05, "bandwidth": [1e9, 500.0, 1e9]},
+    )
+    outcome = simulate(job)
+    seen = outcome.setup.layout.views(outcome.setup.state.center)["seen"]
+    np.testing.assert_array_equal(seen, 4)
+    assert outcome.summary["examples"] == 4 * 512
+    counted = (outcome.summary[name] for name in ("worker_deaths", "duplicate_pushes", "torn_updates"))
+    assert list(counted) == [0, 0, 0]
+    computed = outcome.trace.columns()
+    steps = np.bincount(computed["replica"][computed["kind"] == trace.COMPUTE])
+    assert 0 < steps[1] < steps[0] / 4  # the worker behind the slow link was held back by it
