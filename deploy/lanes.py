@@ -17,19 +17,26 @@ _OPERATIONS = (trace.PULL, trace.PUSH, trace.EXCHANGE, trace.CONTRIBUTE)
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a trace that is drawn: some replicas, from ``start`` to ``stop``; ``end`` is that of the trace. Seconds."""
+    """The part of a trace that is drawn. Times in seconds.
+
+    Attributes:
+      replicas: whose lanes. start, stop: of the picture.
+      kept: until when the trace has every operation of its lanes. end: of the run.
+    """
 
     replicas: tuple[int, ...]
     start: float
     stop: float
+    kept: float
     end: float
 
     @staticmethod
     def of(whole: Trace, replicas: Sequence[int], start: float | None, stop: float | None, steps: int) -> Window:
-        """What was asked for; without ``stop`` as long as the busiest of the replicas makes so many ``steps``."""
+        """What was asked for, as far as lanes are whole; without ``stop`` until the busiest replica has made ``steps`` steps."""
         columns = whole.columns()
         ends = columns["time"] + columns["seconds"]
-        end = float(ends.max()) if ends.size else 0.0
+        end = float(whole.facts.get("seconds", ends.max(initial=0.0)))
+        kept = end if whole.is_whole else float(columns["time"].max(initial=0.0))
         computes = (columns["kind"] == trace.COMPUTE) & np.isin(columns["replica"], replicas)
         if start is None:
             start = (
@@ -43,8 +50,9 @@ class Window:
                 (_nth(columns["time"][later & (columns["replica"] == one)], steps, end) for one in replicas),
                 default=end,
             )
-            stop = min(stop, end) if stop > start else end
-        return Window(tuple(replicas), float(start), float(stop), end)
+            stop = stop if stop > start else end
+        stop = min(stop, kept) if start < kept else stop
+        return Window(tuple(replicas), float(start), float(stop), kept, end)
 
 
 @dataclass

@@ -60,9 +60,9 @@ class Monitor:
         return {**totals, "staleness_max": self._staleness_max(), "histogram": self._histogram().tolist()}
 
     def progress(self, seconds: float, alive: int, epochs_ended: int, epoch_fraction: float) -> dict[str, Any]:
-        """A progress record over the time since the last one."""
+        """A progress record over the time since the last one; rates are None where no time has passed, as virtual time may."""
         now, last = self._totals(), self._last
-        elapsed = max(seconds - self._last_seconds, 1e-9)
+        elapsed = seconds - self._last_seconds
         per_worker = []
         for index in self._listed:
             current, before = self._of_worker(index), self._last_per_worker[index]
@@ -70,7 +70,7 @@ class Monitor:
                 {
                     "worker": index,
                     "examples": current["examples"],
-                    "examples_per_second": (current["examples"] - before["examples"]) / elapsed,
+                    "examples_per_second": _rate(current, before, elapsed),
                     "staleness": _ratio(current, before, "staleness_sum", "staleness_count"),
                 }
             )
@@ -83,7 +83,7 @@ class Monitor:
             "examples": now["examples"],
             "steps": now["steps"],
             "loss": _ratio(now, last, "loss_sum", "loss_count"),
-            "examples_per_second": (now["examples"] - last["examples"]) / elapsed,
+            "examples_per_second": _rate(now, last, elapsed),
             "workers_alive": alive,
             "staleness": _ratio(now, last, "staleness_sum", "staleness_count"),
             "workers": per_worker,
@@ -134,6 +134,11 @@ class Monitor:
 
     def _staleness_max(self) -> int:
         return self._columns["staleness_max"].max().item()
+
+
+def _rate(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> float | None:
+    """Examples per second, or None if no time has passed."""
+    return (now["examples"] - before["examples"]) / seconds if seconds > 0 else None
 
 
 def _ratio(now: Mapping[str, Any], before: Mapping[str, Any], total: str, count: str) -> float | None:

@@ -80,6 +80,36 @@ class JsonLines(Observer):
         print(to_json({"kind": "summary", **summary}), file=self.stream, flush=True)
 
 
+class Bursts:
+    """Events to be said: the first few of a kind one by one, the rest of a burst of them in one line.
+
+    A burst ends with ``flush``, before the next line of another sort.
+    """
+
+    MOST = 5  # of a kind that are said one by one
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._last: dict[str, str] = {}
+
+    def add(self, event: str, message: str) -> str | None:
+        """The line for an event, or None if it is to be said with others."""
+        self._count[event] = self._count.get(event, 0) + 1
+        if self._count[event] <= self.MOST:
+            return f"{event.replace('_', ' ')}: {message}"
+        self._last[event] = message
+        return None
+
+    def flush(self) -> list[str]:
+        """A line for each kind of which some are unsaid."""
+        lines = [
+            f"{event.replace('_', ' ')}: {self._count[event] - self.MOST} more, the last: {message}"
+            for event, message in self._last.items()
+        ]
+        self._count, self._last = {}, {}
+        return lines
+
+
 class Lines(Observer):
     """Plain lines, for a log: one per evaluation and event, progress at most every ``every_s`` seconds of training."""
 
@@ -87,6 +117,7 @@ class Lines(Observer):
         self.stream, self.every_s = stream or sys.stdout, every_s
         self._time_left = TimeLeft(job)
         self._last = 0.0
+        self._bursts = Bursts()
         self._run: str | None = None
 
     def started(self, info: Record) -> None:
@@ -95,19 +126,34 @@ class Lines(Observer):
 
     def progress(self, record: Record) -> None:
         left = self._time_left.update(record)
-        if record["seconds"] - self._last >= self.every_s:
-            self._last = record["seconds"]
+        if self._is_due(record):
             self._say(progress_line(record, left))
 
     def evaluation(self, record: Record) -> None:
+        self._end_burst()
         self._say(evaluation_line(record))
 
     def event(self, record: Record) -> None:
         if record["event"] not in ("checkpoint", "mirrored"):
-            self._say(f"{record['event'].replace('_', ' ')}: {record.get('message', '')}")
+            line = self._bursts.add(record["event"], record.get("message", ""))
+            if line is not None:
+                self._say(line)
 
     def finished(self, summary: Record) -> None:
+        self._end_burst()
         for line in summary_lines(summary, self._run):
+            self._say(line)
+
+    def _is_due(self, record: Record) -> bool:
+        """Another ``every_s`` seconds have passed; what has happened in them is said."""
+        if record["seconds"] - self._last < self.every_s:
+            return False
+        self._last = record["seconds"]
+        self._end_burst()
+        return True
+
+    def _end_burst(self) -> None:
+        for line in self._bursts.flush():
             self._say(line)
 
     def _say(self, line: str) -> None:
@@ -136,6 +182,7 @@ class Terminal(Lines):
 
     def progress(self, record: Record) -> None:
         left = self._time_left.update(record)
+        self._is_due(record)
         if self._live.is_started:
             bar = bar_text(self._time_left.fraction, 20 if self.console.width >= 80 else 8)
             self._live.update(_one_row(f"{bar} {progress_line(record, left)}", self.console.width), refresh=True)
@@ -216,7 +263,8 @@ def progress_line(record: Record, seconds_left: float | None = None) -> str:
     parts = [f"epoch {record['epoch']:.2f}", f"loss {number(record.get('loss'))}"]
     virtual = record.get("virtual_seconds")
     unit = "s" if virtual is None else "virtual s"
-    parts.append(f"{si(record.get('examples_per_second') or 0.0)} examples/{unit}")
+    if record.get("examples_per_second") is not None:
+        parts.append(f"{si(record['examples_per_second'])} examples/{unit}")
     if record.get("staleness") is not None:
         parts.append(f"staleness {record['staleness']:.1f}")
     if record.get("workers_alive") is not None:

@@ -99,6 +99,10 @@ def check_same_task(checkpoint: Checkpoint, job: Job) -> None:
     missing = {"task", "strategy", "replicas", "coordinator", "counters", "incarnations", "seconds"} - set(
         checkpoint.manifest
     )
+    if "coordinator" in missing and "layout" in checkpoint.manifest:
+        raise CheckpointError(
+            f"{checkpoint.path}: holds the parameters of a simulated run, which cannot be resumed; run the job again"
+        )
     if missing:
         raise CheckpointError(f"{checkpoint.path}: its manifest lacks {', '.join(sorted(missing))}")
     if checkpoint.manifest["task"] != job.task.name:

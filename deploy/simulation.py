@@ -45,7 +45,8 @@ from worker.statistics import Statistics
 from worker.task_calls import TaskCalls
 from worker.trace import LEAVE, TRACE_FILE, WORK, Trace
 
-TRACE_ROWS = 20_000  # that are kept where the job does not ask for all
+# What is kept where the job does not ask for all: enough for a picture, in which each lane is whole.
+TRACE_ROWS, TRACE_REPLICAS = 20_000, 64
 _LOOK_AT_CLOCK = 16  # turns
 
 
@@ -112,7 +113,7 @@ class Simulation:
         workers = self.job.workers.count
         self.coordinator = Coordinator(plan_of(setup))
         self.monitor = Monitor(setup.arrays, workers)
-        self.trace = Trace(None if self.job.record else TRACE_ROWS)
+        self.trace = Trace() if self.job.record else Trace(TRACE_ROWS, TRACE_REPLICAS)
         self.clock = Clock()
         self.clocks = Clocks.private(workers)
         self.conductor = self._conductor()
@@ -238,9 +239,15 @@ class Simulation:
             error=self.failure,
             shard_counts=total_counts(shard.counts() for shard in self.setup.state.shards),
         )
+        summary |= self.records.rates()
         services = getattr(self.conductor, "services", [])
         summary["shard_busy_seconds"] = [service.busy_seconds for service in services]
-        self.trace.facts = {**trace_facts(self.job), "versions": [shard.version for shard in self.setup.state.shards]}
+        self.trace.facts = {
+            **trace_facts(self.job),
+            "seconds": self.clock.now,
+            "lanes": self.job.workers.count if self.job.record else min(self.job.workers.count, TRACE_REPLICAS),
+            "versions": [shard.version for shard in self.setup.state.shards],
+        }
         if self.directory is not None:
             self._save(summary)
         self.observer.finished(summary)
@@ -260,15 +267,10 @@ class Simulation:
         self.trace.save(self.directory.path / TRACE_FILE)
         if np.isfinite(self.setup.result_vector()).all():
             writer = Writer(self.directory.checkpoint, self.job.checkpoint.keep)
-            state = {
-                "coordinator": self.coordinator.state({}),
-                "counters": self.monitor.counters(),
-                "incarnations": self.incarnations,
-                "seconds": self.records.wall,
-                "seed": self.job.seed,
-            }
+            # The shards alone, to predict with: a simulation is not resumed, and the state of thousands of workers is large.
+            run = {"seconds": self.records.wall, "seed": self.job.seed}
             write_checkpoint(
-                writer, writer.begin(), self.setup, cut(self.setup), {}, state, describe_state(self.setup.state)
+                writer, writer.begin(), self.setup, cut(self.setup), {}, run, describe_state(self.setup.state)
             )
         self.directory.finish(summary)
         write_report([self.directory.path], self.directory.path / "report.html")
@@ -281,7 +283,10 @@ class Simulation:
 
     def done(self, replica: SimulatedReplica) -> None:
         """See ``conductor.Host``."""
-        self.follow(self.coordinator.done(replica.replica.id, replica.finished_range))
+        number = replica.replica.id
+        self.follow(self.coordinator.done(number, replica.finished_range))
+        if self.coordinator.exhausted and not self.coordinator.members[number].ranges:
+            self.records.work_ran_out()
 
     def ended(self, replica: SimulatedReplica) -> None:
         """See ``conductor.Host``."""
@@ -375,11 +380,12 @@ class Simulation:
 
     def _evaluate_by_clock(self) -> None:
         if self.coordinator.finished is None:
-            self._evaluate(self.coordinator.ended)
+            self._evaluate(self.coordinator.ended, self.records.epochs)
             self.clock.alarm(self.job.evaluation.every_seconds or math.inf, self._evaluate_by_clock)
 
-    def _evaluate(self, epoch: int) -> None:
-        self.follow(self.coordinator.evaluated(epoch, self.records.evaluate(epoch)))
+    def _evaluate(self, epoch: int, epochs: float | None = None) -> None:
+        """Evaluate after ``epoch``, or in it with so many ``epochs`` done."""
+        self.follow(self.coordinator.evaluated(epoch, self.records.evaluate(epoch + 1 if epochs is None else epochs)))
 
 
 def _refuse_endless(job: Job) -> None:

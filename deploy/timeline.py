@@ -53,7 +53,7 @@ def write_timeline(
         raise UsageError(f"--out must end in .svg or .html, got {str(out)!r}{nearest(out.suffix, ['.svg', '.html'])}")
     path = require_run(run)
     whole = Trace.load(path / trace.TRACE_FILE)
-    chosen = _chosen(replicas, int(whole.facts["workers"]))
+    chosen = _chosen(replicas, int(whole.facts["workers"]), int(whole.facts.get("lanes", whole.facts["workers"])))
     window = _window(whole, chosen, start, stop, STEPS)
     drawn = draw(whole, window, lanes_of(whole, window, _deaths(path)))
     name = path.resolve().name
@@ -73,7 +73,9 @@ def beginning(run: Path) -> str:
         return ""
     whole = Trace.load(run / trace.TRACE_FILE)
     chosen = range(min(int(whole.facts["workers"]), REPLICAS_IN_REPORT))
-    window = _window(whole, chosen, None, None, STEPS_IN_REPORT)
+    window = Window.of(whole, chosen, None, None, STEPS_IN_REPORT)
+    if not window.start < window.stop:  # it was stopped before anything had happened
+        return ""
     lanes = lanes_of(whole, window, _deaths(run))
     if not any(lane.bars for lane in lanes):
         return ""
@@ -97,14 +99,19 @@ def draw(whole: Trace, window: Window, lanes: Sequence[Lane]) -> str:
     )
 
 
-def _chosen(asked: str | Sequence[int] | None, workers: int) -> list[int]:
+def _chosen(asked: str | Sequence[int] | None, workers: int, kept: int) -> list[int]:
+    """The replicas to draw, of so many ``workers``; the trace has the first ``kept`` of them."""
     if asked is None:
-        return list(range(min(workers, REPLICAS)))
+        return list(range(min(kept, REPLICAS)))
     chosen = _parsed(asked) if isinstance(asked, str) else list(asked)
     for replica in chosen:
         if not 0 <= replica < workers:
             raise UsageError(
                 f"--replicas: there is no replica {replica}; the run has {workers}, from 0 to {workers - 1}"
+            )
+        if replica >= kept:
+            raise UsageError(
+                f"--replicas: the trace has only replicas 0 to {kept - 1}, got {replica}; record = true keeps all"
             )
     return chosen
 
@@ -126,10 +133,12 @@ def _parsed(text: str) -> list[int]:
 
 def _window(whole: Trace, replicas: Sequence[int], start: float | None, stop: float | None, steps: int) -> Window:
     window = Window.of(whole, replicas, start, stop, steps)
+    if window.kept <= 0:
+        raise UsageError("the run was stopped before anything had happened; there is nothing to draw")
+    if window.start >= window.kept:
+        raise UsageError(f"--from must be before the end of the trace at {window.kept:g} s, got {window.start:g}")
     if not window.start < window.stop:
         raise UsageError(f"--from must be before --to, got {window.start:g} and {window.stop:g}")
-    if window.start > window.end:
-        raise UsageError(f"--from must be before the end of the trace at {window.end:g} s, got {window.start:g}")
     return window
 
 
@@ -149,7 +158,7 @@ def _about(whole: Trace, window: Window) -> str:
     facts = [f"{number(window.start)} to {number(window.stop)} {unit} of {number(window.end)}"]
     facts.append(f"{plural(len(window.replicas), 'worker')} of {int(whole.facts['workers']):,}")
     if not whole.is_whole:
-        facts.append(f"only the first {len(whole):,} operations were kept; record = true keeps all")
+        facts.append(f"{len(whole):,} operations were kept, until {number(window.kept)} s; record = true keeps all")
     return f'<p class="sub">{escape(" · ".join(facts))}</p>'
 
 

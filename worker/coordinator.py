@@ -172,6 +172,15 @@ class Coordinator:
         self.finished = Finish(reason, at_once)
         return [self.finished]
 
+    @property
+    def exhausted(self) -> bool:
+        """Everything that the bounds allow has been handed out; who finishes now has nothing more to do."""
+        if self._opened < 0 or self._again:
+            return False
+        epochs = self.plan.stop.epochs
+        is_last = epochs is not None and self.epoch + 1 >= epochs
+        return self._bound_reached() is not None or (is_last and self._left_in(self.epoch) <= 0)
+
     # -- handing out --------------------------------------------------------------------------------------------------
 
     def _go_on(self) -> list[Effect]:

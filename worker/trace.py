@@ -51,17 +51,18 @@ class Trace:
     """Operations as columns; rows are appended as they happen.
 
     Args:
-      limit: rows that are kept, None for all; what comes later is only counted.
+      limit: maximum number of rows kept, None for all; what comes later is only counted.
+      replicas: replicas whose rows are kept, from the first; None for all. Rows of the others are only counted.
 
     Attributes:
       facts: plain values about the run.
-      left_out: rows beyond the limit.
+      left_out: rows beyond the limits.
     """
 
-    def __init__(self, limit: int | None = None):
+    def __init__(self, limit: int | None = None, replicas: int | None = None):
         self.facts: dict[str, Any] = {}
         self.left_out = 0
-        self._limit = limit
+        self._limit, self._replicas = limit, replicas
         self._columns = {name: array(code) for name, (code, _, _) in COLUMNS.items()}
         self._append = [column.append for column in self._columns.values()]
 
@@ -88,6 +89,9 @@ class Trace:
     ) -> None:
         """Append one row; arguments as in ``COLUMNS``."""
         if self._limit is not None and len(self) >= self._limit:
+            self.left_out += 1
+            return
+        if self._replicas is not None and replica >= self._replicas:
             self.left_out += 1
             return
         row = (time, seconds, loss, kind, replica, incarnation, shard, version, staleness, clock)

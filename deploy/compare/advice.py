@@ -58,12 +58,12 @@ def advise(
 
     Args:
       figures: of all cells. target: or None if nothing was evaluated.
-      baseline: the cell with one worker that reached the target first, or None.
+      baseline: of the cells with the fewest workers the first to reach the target, or None.
       repeats: runs per cell. cores: of this machine, if the time was real.
     """
     if target is None:
         answer = Advice("unknown", "Nothing was evaluated, so there is nothing to compare by.")
-    elif baseline is None or not baseline.seconds:
+    elif baseline is None or not baseline.seconds or baseline.cell.workers > 1:
         answer = _without_baseline(figures, target)
     else:
         figures_of_kind = [one for one in figures if one.cell.simulated == baseline.cell.simulated]
@@ -123,11 +123,7 @@ def _yes(figures: Sequence[Figures], target: Target, baseline: Figures, best: Fi
     """Asynchronous workers beat one worker; whether that is for their asynchrony, as many synchronous ones tell."""
     reasons = [_faster(chosen, baseline)]
     if chosen is not best:
-        times = f"{best.cell.workers / chosen.cell.workers:g} times the workers"
-        reasons.append(
-            f"{best.cell.workers} workers bring it down to {seconds(best)}, {_ratio(chosen, best)} as fast with {times}: "
-            f"beyond {chosen.cell.workers} they no longer pay."
-        )
+        reasons.append(_no_longer_pays(chosen, best))
     peer = _peer(figures, chosen)
     if peer is not None:
         reasons.append(_beside(peer, chosen))
@@ -176,9 +172,13 @@ def _without_baseline(figures: Sequence[Figures], target: Target) -> Advice:
     best = min(sound, key=_seconds)
     alone = [one for one in figures if one.cell.workers == 1]
     why = f"{alone[0].cell.title} {_fate(alone[0])}" if alone else "none was run; add workers=1 or strategy=sequential"
-    headline = f"Unknown, for want of one worker to compare with ({why}). The fastest is {best.cell.title}."
-    reasons = (f"It reaches {target.text} in {seconds(best)}.",)
-    return Advice("unknown", headline, _suggestion(best), _settings(best), reasons)
+    chosen = _worth_its_workers(best, sound)
+    which = "The fastest is" if chosen is best else "The fastest whose workers pay is"
+    headline = f"Unknown, for want of one worker to compare with ({why}). {which} {chosen.cell.title}."
+    reasons = [f"It reaches {target.text} in {seconds(chosen)}."]
+    if chosen is not best:
+        reasons.append(_no_longer_pays(chosen, best))
+    return Advice("unknown", headline, _suggestion(chosen), _settings(chosen), tuple(reasons))
 
 
 # -- reasons --------------------------------------------------------------------------------------------------------------
@@ -198,6 +198,15 @@ def pays(fewer: Figures, more: Figures) -> bool:
     if not fewer.seconds or not more.seconds or fewer.cell.workers >= more.cell.workers:
         return False
     return math.log(fewer.seconds / more.seconds) >= PAYS * math.log(more.cell.workers / fewer.cell.workers)
+
+
+def _no_longer_pays(chosen: Figures, best: Figures) -> str:
+    """A sentence on the fastest cell, whose last workers gain too little."""
+    times = f"{best.cell.workers / chosen.cell.workers:g} times the workers"
+    return (
+        f"{best.cell.workers} workers bring it down to {seconds(best)}, {_ratio(chosen, best)} as fast with {times}: "
+        f"beyond {chosen.cell.workers} they no longer pay."
+    )
 
 
 def _beside(peer: Figures, chosen: Figures) -> str:

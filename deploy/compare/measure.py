@@ -15,7 +15,7 @@ from worker.stopping import Goal
 
 MARGIN = 0.05  # of the way from the untrained model to the best, that the chosen target stays short of the best
 LEARNED = 0.02  # of the way from the untrained model to the target, that a run must have made to have learned anything
-HALF_WAY = 0.5  # a run that is not even half way there, and no better in the second half of its evaluations, is stuck
+HALF_WAY = 0.5  # a run that is not even half way there, and no better in the second half of its examples, is stuck
 MIN_POINTS = 4
 TRAIN_LOSS = "train_loss"
 ENDED = ("done", "diverged")
@@ -72,7 +72,7 @@ class Figures:
       total_seconds: of the whole run. steps_per_worker: local steps that each worker made. updates: of the center.
       staleness, staleness_max: mean and largest, in versions.
       examples_per_second: throughput.
-      speed_up: the baseline's seconds to the target over this cell's.
+      speed_up: seconds to the target of the cell it is compared with (see ``with_speed_ups``) over this cell's.
       curves: of each repeat.
       runs: the run directories.
     """
@@ -243,8 +243,11 @@ def _status(run: Run, curve: Sequence[Point], target: Target | None, reach: Any)
     if (start - values[-1]) / way < LEARNED:
         return "diverged", f"{target.metric} ended at {values[-1]:.4g}, no better than where it began, {start:.4g}"
     best = min if target.smaller else max
-    half = len(values) // 2
-    gained = (best(values[:half]) - best(values[half:])) / way
+    # By examples, not by evaluations: those by the clock go on while stragglers finish and little is trained.
+    middle = curve[-1].examples / 2
+    early = [point.value for point in curve if point.value is not None and point.examples <= middle] or values[:1]
+    late = [point.value for point in curve if point.value is not None and point.examples > middle] or values[-1:]
+    gained = (best(early) - best(late)) / way
     if gained < LEARNED and (start - values[-1]) / way < HALF_WAY:
         return "diverged", f"{target.metric} got stuck: {best(values):.4g} at best, {values[-1]:.4g} at the end"
     return run.status, run.message
@@ -277,20 +280,17 @@ def _rounded(value: float, up: bool) -> float:
 
 
 def with_speed_ups(figures: Sequence[Figures]) -> tuple[list[Figures], Figures | None]:
-    """The figures with their speed-ups, and the baseline: of the cells with one worker the first to reach the target.
+    """The figures with their speed-ups, and the baseline: of the cells with the fewest workers the first to reach the target.
 
-    Cells whose time is virtual are compared with a virtual baseline, others with a real one.
+    These have one worker if such a cell was run and got there. Cells whose time is virtual are compared with a virtual
+    baseline, others with a real one.
     """
     with_speed: list[Figures] = []
     baselines: dict[bool, Figures] = {}
     for simulated in (False, True):
-        alone = [
-            f
-            for f in figures
-            if f.cell.workers == 1 and f.cell.simulated == simulated and f.status == "done" and f.seconds
-        ]
-        if alone:
-            baselines[simulated] = min(alone, key=lambda f: f.seconds or math.inf)
+        usable = [f for f in figures if f.cell.simulated == simulated and f.status == "done" and f.seconds]
+        if usable:
+            baselines[simulated] = min(usable, key=lambda f: (f.cell.workers, f.seconds))
     for entry in figures:
         baseline = baselines.get(entry.cell.simulated)
         usable = baseline is not None and baseline.seconds is not None and entry.seconds and entry.status == "done"

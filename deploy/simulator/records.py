@@ -32,6 +32,8 @@ class Records:
 
     Attributes:
       evaluations: the records of all so far.
+      budget: virtual seconds, examples and updates when the first worker found nothing more to do; None before. What comes after
+        is the tail of those who had something in hand, and tells nothing about the rate of the run.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Records:
         self._setup, self._coordinator, self._monitor, self._clock = setup, coordinator, monitor, clock
         self._observer, self._directory = observer, directory
         self.evaluations: list[dict[str, Any]] = []
+        self.budget: tuple[float, int, int] | None = None
         self._evaluated_at: tuple[int, ...] | None = None
         self._examples_before = 0  # in the epochs that have ended
         self._started = time.perf_counter()
@@ -68,6 +71,18 @@ class Records:
             self._keep({"kind": "event", **self._times(), "event": event, "message": message, **fields})
         )
 
+    def work_ran_out(self) -> None:
+        """A worker has nothing more to do, now or earlier."""
+        if self.budget is None:
+            self.budget = (self._clock.now, self._monitor.counts()["examples"], self._monitor.updates)
+
+    def rates(self) -> dict[str, float]:
+        """Examples and updates per virtual second, and the seconds over which they were taken."""
+        counted = (self._clock.now, self._monitor.counts()["examples"], self._monitor.updates)
+        seconds, examples, updates = self.budget if self.budget is not None and self.budget[0] > 0 else counted
+        rates = {"examples_per_second": examples, "updates_per_second": updates}
+        return {name: count / seconds if seconds > 0 else 0.0 for name, count in rates.items()} | {"rate_seconds": seconds}
+
     def epoch_ended(self, epoch: int) -> None:
         """Its examples are done."""
         self._monitor.end_epoch()
@@ -84,13 +99,21 @@ class Records:
         if not (passed or last or self.wall >= self._next_progress):
             return
         self._next_progress = self.wall + PROGRESS_S
-        done = self._monitor.counts()["examples"] - self._examples_before
-        fraction = min(max(done / self._setup.order.size(ended), 0.0), 1.0)
-        record = self._monitor.progress(self._clock.now, living, ended, fraction)
+        record = self._monitor.progress(self._clock.now, living, ended, self.epochs - ended)
         self._observer.progress(self._keep(record | self._times()))
 
-    def evaluate(self, epoch: int) -> dict[str, float]:
+    @property
+    def epochs(self) -> float:
+        """Epochs done, with the part of the one at work."""
+        ended = self._coordinator.ended
+        done = self._monitor.counts()["examples"] - self._examples_before
+        return ended + min(max(done / self._setup.order.size(ended), 0.0), 1.0)
+
+    def evaluate(self, epochs: float) -> dict[str, float]:
         """Evaluate the result as it is now; returns the metrics.
+
+        Args:
+          epochs: done so far, for the record.
 
         Raises:
           NonFiniteError: it has diverged. TaskError: the task's own code failed.
@@ -104,7 +127,7 @@ class Records:
         self._evaluated_at = self._versions()
         record = {
             "kind": "evaluation",
-            "epoch": epoch + 1,
+            "epoch": epochs,
             **self._times(),
             **monitor.counts(),
             "updates": monitor.updates,

@@ -160,7 +160,10 @@ def check_against(simulation: SimulationSection, workers: int, shards: int) -> N
             for index in event.get(kind, ()):
                 if index >= known:
                     what = plural(known, "shard" if kind == "crash_shards" else "worker")
-                    raise JobError(f"[simulation] events: {kind} {index}, but the job has {what}, counted from 0")
+                    raise JobError(
+                        f"[simulation] events: {kind} {index}, but the job has {what}, counted from 0; run it without events by "
+                        "--set simulation.events=[]"
+                    )
 
 
 def defaults() -> dict[str, Any]:

@@ -19,13 +19,12 @@ class Service:
       writes, reads: service times of pushes and exchanges, and of pulls.
 
     Attributes:
-      busy_seconds: service given.
       is_down: it has crashed.
     """
 
     def __init__(self, clock: Clock, execute: Callable[[Part], None], writes: Stream, reads: Stream):
         self.clock, self.execute = clock, execute
-        self.busy_seconds = 0.0
+        self._busy_seconds, self._busy_until = 0.0, 0.0
         self._writes, self._reads = writes, reads
         self._life = 0  # counts crashes
         self.is_down = False
@@ -44,12 +43,21 @@ class Service:
 
     def draw(self, part: Part) -> float:
         """Service time of a part."""
-        seconds = (self._reads if part.is_read else self._writes).draw()
-        self.busy_seconds += seconds
-        return seconds
+        return (self._reads if part.is_read else self._writes).draw()
+
+    def occupy(self, until: float) -> None:
+        """Something is served from now until then without a break, by itself or behind others."""
+        self._busy_seconds += max(0.0, until - max(self._busy_until, self.clock.now))
+        self._busy_until = max(self._busy_until, until)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time so far during which something was served; where several are served at once, it counts once."""
+        return self._busy_seconds - max(0.0, self._busy_until - self.clock.now)
 
     def finish_at(self, time: float, part: Part) -> None:
         """Carry ``part`` out at ``time``."""
+        self.occupy(time)
         if time <= self.clock.now:
             self.execute(part)
         else:
@@ -69,6 +77,7 @@ class Service:
         """Nobody is served until ``recover``."""
         self.is_down = True
         self._life += 1
+        self._busy_seconds, self._busy_until = self.busy_seconds, self.clock.now
 
     def recover(self) -> None:
         """Serve those who have waited for the shard."""
@@ -167,7 +176,9 @@ class RoundRobin(Service):
             self._busy = True
             part = waiting.popleft()
             # Also where it takes no time, through the clock: the next one may be served only after this has returned.
-            self.clock.after(self.draw(part), self._finish, part, self._life)
+            seconds = self.draw(part)
+            self.occupy(self.clock.now + seconds)
+            self.clock.after(seconds, self._finish, part, self._life)
 
     def served(self) -> None:
         self.clock.after(self._handoff, self._pass_on, self._life)

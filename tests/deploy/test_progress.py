@@ -215,6 +215,26 @@ def test_a_simulated_run_tells_both_times(job):
     assert "shards busy 25 %, 50 %" in last and "7 late gradients dropped" in last
 
 
+def test_a_burst_of_events_is_said_together(job):
+    stream = io.StringIO()
+    observer = Lines(job, stream, every_s=5.0)
+    for worker in range(1000):
+        observer.event({"event": "worker_died", "message": f"worker {worker} crashed"})
+    observer.progress({**PROGRESS, "seconds": 1.0})  # not due: the burst goes on
+    observer.event({"event": "worker_died", "message": "worker 7 crashed"})
+    observer.evaluation(EVALUATION)
+    observer.event({"event": "worker_died", "message": "worker 8 crashed"})
+    lines = stream.getvalue().splitlines()
+    assert lines[:5] == [f"worker died: worker {worker} crashed" for worker in range(5)]
+    assert lines[5] == "worker died: 996 more, the last: worker 7 crashed"
+    assert lines[6].startswith("epoch 2") and lines[7:] == ["worker died: worker 8 crashed"]
+
+
+def test_no_rate_is_shown_where_no_time_has_passed():
+    line = progress.progress_line({**PROGRESS, "virtual_seconds": 0.0, "examples_per_second": None})
+    assert "examples/" not in line
+
+
 def test_time_left_of_a_simulated_run(job_file):
     """A bound on virtual seconds is reached in real ones."""
     left = TimeLeft(load_job(job_file, ["stop.seconds=1000", "stop.epochs="]))

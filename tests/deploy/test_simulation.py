@@ -11,7 +11,10 @@ import hogshead
 from deploy.job import Job
 from deploy.progress import Observer
 from deploy.simulation import TRACE_FILE, simulate
-from ps.errors import JobError
+from deploy.simulation import run as run_in_directory
+from deploy.timeline import write_timeline
+from deploy.words import number
+from ps.errors import CheckpointError, JobError, UsageError
 from tests.deploy.conftest import LEAST_SQUARES
 from worker.trace import Trace
 
@@ -34,7 +37,8 @@ def test_it_leaves_a_run_directory_like_any_other(train):
     assert summary["status"] == "done" and summary["backend"] == "simulation" and summary["workers"] == 3
     # 2 epochs of 16 steps by three workers, each step about a virtual second.
     assert summary["virtual_seconds"] == pytest.approx(32 / 3, rel=0.3)
-    assert summary["examples_per_second"] == pytest.approx(1024 / summary["virtual_seconds"])
+    assert summary["examples_per_second"] == pytest.approx(1024 / summary["virtual_seconds"], rel=0.1)
+    assert 0.9 * summary["virtual_seconds"] < summary["rate_seconds"] <= summary["virtual_seconds"]
     evaluations = [record for record in result.metrics if record["kind"] == "evaluation"]
     assert [record["epoch"] for record in evaluations][:2] == [1, 2]
     assert all(record["virtual_seconds"] > 0 for record in evaluations)
@@ -42,6 +46,57 @@ def test_it_leaves_a_run_directory_like_any_other(train):
     loaded = hogshead.load_parameters(result.run)
     assert np.array_equal(loaded["w"], result.parameters["w"])
     assert len(Trace.load(result.run / TRACE_FILE)) > 32
+
+
+def test_rates_are_of_the_time_in_which_there_was_work_for_all():
+    """One straggler goes on long after the others have nothing more to do."""
+    outcome = simulate(
+        job(
+            workers={"count": 8},
+            simulation={"step_seconds": 1.0, "speeds": [1.0] * 7 + [0.02]},
+            evaluation={"every_seconds": 1.0},
+        )
+    )
+    summary = outcome.summary
+    assert summary["virtual_seconds"] > 40 and summary["rate_seconds"] < 10
+    assert summary["examples_per_second"] == pytest.approx(7 * 32, rel=0.25)  # batches of 32
+    epochs = [record["epoch"] for record in outcome.evaluations]
+    assert epochs == sorted(epochs) and epochs[-1] == 2
+
+
+class InterruptsAtStart(Observer):
+    """^C before anything has happened."""
+
+    def started(self, info):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_at_the_start_leaves_a_report(tmp_path):
+    run = tmp_path / "run"
+    result = run_in_directory(job(workers={"count": 3}).with_run(run), InterruptsAtStart())
+    assert result.summary["status"] == "interrupted" and (run / "report.html").exists()
+    with pytest.raises(UsageError, match="stopped before anything had happened"):
+        write_timeline(run, tmp_path / "timeline.svg")
+
+
+def test_a_simulated_run_keeps_no_state_to_resume_from(train):
+    result = train(**SIMULATED, workers={"count": 3})
+    (manifest,) = (result.run / "checkpoint").glob("*/manifest.json")
+    assert "coordinator" not in json.loads(manifest.read_text())
+    with pytest.raises(CheckpointError, match="holds the parameters of a simulated run"):
+        hogshead.train(result.run / "job.toml", resume=True, run=result.run, set={"backend": "processes"})
+
+
+def test_of_many_workers_the_trace_keeps_the_first_from_end_to_end(tmp_path):
+    run = tmp_path / "run"
+    run_in_directory(job(workers={"count": 100}, stop={"epochs": 40}).with_run(run))
+    whole = Trace.load(run / TRACE_FILE)
+    columns = whole.columns()
+    assert set(columns["replica"]) == set(range(64)) and not whole.is_whole
+    drawn = write_timeline(run, tmp_path / "timeline.html", start=0.0, stop=1e9).read_text()
+    assert f"virtual seconds of {number(whole.facts['seconds'])}" in drawn and "64 workers of 100" in drawn
+    with pytest.raises(UsageError, match="the trace has only replicas 0 to 63, got 70"):
+        write_timeline(run, tmp_path / "timeline.html", replicas="70")
 
 
 @pytest.mark.parametrize(

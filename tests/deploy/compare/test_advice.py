@@ -90,6 +90,15 @@ def test_nothing_is_claimed_without_a_baseline_or_a_target():
     assert answer().helps == "unknown"
 
 
+def test_without_one_worker_the_suggestion_agrees_with_how_it_scales():
+    few = reached("downpour", 4, 100.0)
+    advice = advise([few, reached("downpour", 32, 60.0)], TARGET, few)
+    assert advice.helps == "unknown" and advice.settings["workers.count"] == 4
+    assert "The fastest whose workers pay is downpour with 4 workers" in advice.headline
+    assert any("beyond 4 they no longer pay" in reason for reason in advice.reasons)
+    assert "more than 4 hardly pay" in advice.strategies[0]
+
+
 def test_cells_that_failed_say_nothing_about_asynchrony():
     advice = answer(missed("downpour", 4, "failed", "oops"), missed("easgd", 4, "interrupted"))
     assert (advice.helps, advice.settings) == ("unknown", None)

@@ -108,6 +108,12 @@ def test_what_went_wrong_is_said():
     assert stuck.status == "diverged" and "stuck" in stuck.message
     blown = figures_of(one, [run(2.0, 1.0, 0.9, math.inf)], TARGET)
     assert blown.status == "diverged"
+    # Evaluations by the clock go on while the last stragglers finish; that is no second half of the training.
+    trained = run(1.95, 1.8, 1.6, 1.6, 1.6, 1.6)
+    for record, examples in zip(trained.evaluations, (10, 50, 100, 105, 105, 105), strict=True):
+        record["examples"] = examples
+    tail = figures_of(one, [trained], TARGET)
+    assert (tail.status, tail.seconds) == ("done", None)
     slow = figures_of(one, [run(2.25, 2.2, 2.1, 2.0)], TARGET)
     assert (slow.status, slow.seconds) == ("done", None)
 
@@ -126,4 +132,9 @@ def test_speed_ups_refer_to_the_fastest_single_worker():
     )
     assert baseline is figures[1]
     assert [one.speed_up for one in figures] == [0.8, 1.0, 4.0, None]
-    assert with_speed_ups([missed("easgd", 1), reached("easgd", 4, 1.0)])[1] is None
+
+
+def test_without_one_worker_speed_ups_refer_to_the_fewest():
+    figures, baseline = with_speed_ups([missed("easgd", 1), reached("easgd", 16, 1.0), reached("easgd", 4, 2.0)])
+    assert baseline is figures[2]
+    assert [one.speed_up for one in figures] == [None, 2.0, 1.0]

@@ -88,7 +88,9 @@ def test_synchronous_steps_take_as_long_as_the_slowest_of_them(simulated):
 def test_locked_shards_serve_one_at_a_time_and_lock_free_ones_all_at_once(simulated):
     def seconds(apply):
         simulation = {"step_seconds": 1.0, "service_seconds": 1.0}
-        return simulated(8, shards={"apply": apply}, stop={"steps": 400}, simulation=simulation).virtual_seconds
+        outcome = simulated(8, shards={"apply": apply}, stop={"steps": 400}, simulation=simulation)
+        assert 0.4 < outcome.summary["shard_busy_seconds"][0] / outcome.virtual_seconds <= 1.0
+        return outcome.virtual_seconds
 
     assert seconds("locked") == pytest.approx(400, rel=0.02)
     assert seconds("lock_free") == pytest.approx(400 * 2 / 8, rel=0.02)
