@@ -110,7 +110,7 @@ def list_keys(arguments: Namespace) -> int:
 def predict(arguments: Namespace) -> int:
     """Print or save the predictions of a run's model for a file of inputs."""
     from deploy.run_directory import require_run
-    from deploy.saving import load_parameters
+    from deploy.saving import check_run, load_parameters
     from worker.data.fetch import local
 
     if arguments.out and Path(arguments.out).suffix not in (".npy", ".csv", ".txt"):
@@ -118,11 +118,14 @@ def predict(arguments: Namespace) -> int:
     run = require_run(arguments.run)
     job = load_job(run / "job.toml")
     task = job.build_task()
+    check_run(run, task)
     for member in ("predict", "load_inputs"):
         if not callable(getattr(task, member, None)):
             raise UsageError(f"task {job.task.name!r} has no method {member}, so that it cannot predict from a file")
     predictions = task.predict(load_parameters(run), task.load_inputs(local(arguments.input, "INPUT")))
     _write_predictions(predictions, arguments.out)
+    for note in task.input_notes() if hasattr(task, "input_notes") else []:
+        print(f"hogshead: {note}", file=sys.stderr)
     return DONE
 
 
@@ -225,7 +228,7 @@ def _write_predictions(predictions: Any, out: str | None) -> None:
             return
         table = predictions.reshape(len(predictions), -1)
         style = "%d" if np.issubdtype(table.dtype, np.integer) else "%.9g" if table.dtype.kind == "f" else "%s"
-        np.savetxt(out or sys.stdout, table, fmt=style, delimiter=",")
+        np.savetxt(out or sys.stdout, table, fmt=style, delimiter=",", encoding="utf-8")
     except BrokenPipeError:
         raise
     except OSError as error:

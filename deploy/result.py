@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,4 +52,6 @@ class Result:
             raise UsageError(f"task {type(self.task).__name__} has no method predict")
         if isinstance(inputs, (str, Path)):
             inputs = self.task.load_inputs(local(str(inputs), "predict"))
+            for note in self.task.input_notes() if hasattr(self.task, "input_notes") else []:
+                warnings.warn(note, stacklevel=2)
         return self.task.predict(self.parameters, inputs)

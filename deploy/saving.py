@@ -47,6 +47,7 @@ def write_checkpoint(
         "task": setup.job.task.name,
         "strategy": setup.job.strategy.name,
         "evaluated_slot": setup.strategy.evaluated_slot,
+        "rows": _rows_digest(setup.task),
         **described,
         "replicas": {str(replica): scalars for replica, scalars in replicas.items()},
         **run,
@@ -71,6 +72,7 @@ def restore_run(checkpoint: Checkpoint, setup: Setup, coordinator: Coordinator) 
     """
     manifest = checkpoint.manifest
     check_same_task(checkpoint, setup.job)
+    check_same_rows(checkpoint, setup.task)
     restore_state(checkpoint, setup.state)
     replicas = manifest["replicas"]
     same = (
@@ -109,6 +111,26 @@ def check_same_task(checkpoint: Checkpoint, job: Job) -> None:
         raise CheckpointError(
             f"{checkpoint.path}: is of task {checkpoint.manifest['task']}, the job's task is {job.task.name}"
         )
+
+
+def check_same_rows(checkpoint: Checkpoint, task: Any) -> None:
+    """Refuse a checkpoint whose rows stand for other users, items or nodes than the task's; raises CheckpointError."""
+    saved, present = checkpoint.manifest.get("rows"), _rows_digest(task)
+    if None not in (saved, present) and saved != present:
+        raise CheckpointError(
+            f"{checkpoint.path}: the training data hold other ids now than when this model was trained on them, so that its "
+            "rows would be taken for those of others; bring the file back as it was, or train anew"
+        )
+
+
+def check_run(run: Path, task: Any) -> None:
+    """As ``check_same_rows``, for the newest checkpoint of a run; nothing to check where the task does not tell."""
+    if hasattr(task, "rows_digest"):
+        check_same_rows(Checkpoint.newest(Path(run) / "checkpoint"), task)
+
+
+def _rows_digest(task: Any) -> str | None:
+    return task.rows_digest() if hasattr(task, "rows_digest") else None
 
 
 def load_parameters(run: Path) -> dict[str, np.ndarray]:

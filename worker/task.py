@@ -129,6 +129,13 @@ class OptionalMembers(Protocol):
     def load_inputs(self, path: str) -> Any:
         """Read what is to be predicted."""
 
+    def input_notes(self) -> list[str]:
+        """Lines to show with predictions: what the task found in the file that ``load_inputs`` read last."""
+
+    def rows_digest(self) -> str:
+        """Text that changes with what the rows of the parameters stand for, such as the users of the training data. A
+        checkpoint holds it, and is refused where the data have become others."""
+
 
 def check_task(task: Task, dataset: Dataset | None = None, seed: int = 0) -> float:
     """Try a task on its first few examples, before any worker is started.

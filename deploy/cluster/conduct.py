@@ -30,7 +30,7 @@ from deploy.launcher import Launcher
 from deploy.monitor import Monitor
 from deploy.result import Result
 from deploy.run_directory import RunDirectory
-from deploy.saving import check_same_task
+from deploy.saving import check_same_rows, check_same_task
 from deploy.summary import start_facts
 from deploy.words import plural
 from ps.checkpoint import Checkpoint
@@ -112,6 +112,7 @@ class Cluster(Launcher):
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         check_same_task(checkpoint, self.job)
+        check_same_rows(checkpoint, self.setup.task)
         manifest = checkpoint.manifest
         self._effects.extend(self.coordinator.restore(manifest["coordinator"]))
         self.monitor.restore(manifest["counters"])

@@ -1,4 +1,4 @@
-"""Readers of weighted graphs: an edge list and the labels of some nodes."""
+"""Readers of weighted graphs: an edge list, the labels of some nodes, and nodes to be labelled."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from ps.errors import DataError
+from worker.data.columns import Column, Found
 from worker.data.files import locate
-from worker.data.table import read_table, remap
+from worker.data.ids import union
+from worker.data.table import read_table
+
+EDGES = (
+    Column("u", ("u", "source", "src", "from", "fromnode", "node1", "nodeid1", "tail")),
+    Column("v", ("v", "target", "dst", "to", "tonode", "node2", "nodeid2", "head")),
+    Column("weight", ("weight", "w", "capacity"), number=True),
+)
+NODE = Column("node", ("node", "nodeid", "id", "vertex", "name"))
+LABEL = Column("label", ("label", "class", "side", "group", "category", "terminal"))
 
 
 def read_edges(name: str | Path, *, what: str = "train") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -24,22 +34,21 @@ def read_edges(name: str | Path, *, what: str = "train") -> tuple[np.ndarray, np
       DataError: no such file, malformed (line and column), a weight < 0, or no edge.
     """
     path = locate(name, what)
-    table = read_table(path, ("u", "v"), ("weight",))
+    table, _ = read_table(path, EDGES)
+    ids, (u, v) = union(table["u"], table["v"])
     negative = np.flatnonzero(table["weight"] < 0)
     if negative.size:
         edge = negative[0]
         raise DataError(
-            f"{path}: weights must be >= 0, got {table['weight'][edge]} for the edge "
-            f"{table['u'][edge]} - {table['v'][edge]}"
+            f"{path}: weights must be >= 0, got {table['weight'][edge]} for the edge {ids[u[edge]]} - {ids[v[edge]]}"
         )
-    ids, (u, v) = remap(table["u"], table["v"])
     proper = u != v
     if not proper.any():
         raise DataError(f"{path}: holds no edge between two different nodes")
     return ids, u[proper], v[proper], table["weight"][proper]
 
 
-def read_terminals(name: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_terminals(name: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Found]:
     """Read a table of text with the columns node, label: the nodes whose label is known.
 
     Args:
@@ -47,23 +56,19 @@ def read_terminals(name: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.nd
       ids: the nodes' ids as ``read_edges`` gave them.
 
     Returns:
-      (nodes, classes, labels): int64 indices into ``ids`` (k,); int64 indices into ``labels`` (k,); the sorted labels.
+      (nodes, classes, labels, columns): int64 indices into ``ids`` (k,); int64 indices into ``labels`` (k,); the sorted
+      labels; where node and label stand.
 
     Raises:
       DataError: no such file, a node without an edge or with two labels, or fewer than two labels.
     """
     path = locate(name, "graph_cuts: terminals")
-    table = read_table(path, ("node", "label"), ())
-    if ids.dtype.kind != "U":
-        table = _without_header(table)
-    nodes = table["node"].astype(ids.dtype) if ids.dtype.kind == "U" else table["node"]
-    if nodes.dtype.kind != ids.dtype.kind:
-        raise DataError(f"{path}: its nodes are text, but the nodes of the edges are integers")
-    places = np.minimum(np.searchsorted(ids, nodes), ids.size - 1)
-    unknown = np.flatnonzero(ids[places] != nodes)
+    table, found = read_table(path, (NODE, LABEL), known={"node": ids})
+    places = table["node"].codes_in(ids)
+    unknown = np.flatnonzero(places < 0)
     if unknown.size:
-        raise DataError(f"{path}: node {nodes[unknown[0]]} has no edge; take it out or add one")
-    labels, classes = np.unique(table["label"], return_inverse=True)
+        raise DataError(f"{path}: node {table['node'].cells[unknown[0]]} has no edge; take it out or add one")
+    labels, classes = table["label"].ids, table["label"].codes
     if labels.size < 2:
         raise DataError(
             f"{path}: must name at least two different labels, got {labels.size}; with one there is nothing to cut"
@@ -72,15 +77,26 @@ def read_terminals(name: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.nd
     twice = np.flatnonzero((np.diff(places[order]) == 0) & (np.diff(classes[order]) != 0))
     if twice.size:
         raise DataError(f"{path}: node {ids[places[order][twice[0]]]} has two labels")
-    return places, classes.astype(np.int64), labels
+    return places, classes, labels, found
 
 
-def _without_header(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Drop a first line that is the only one whose node is no integer: with labels of text, nothing else tells a header."""
-    nodes = table["node"]
-    if nodes.dtype.kind != "U" or nodes.size < 2:
-        return table
-    try:
-        return {"node": nodes[1:].astype(np.int64), "label": table["label"][1:]}
-    except ValueError:
-        return table
+def read_nodes(name: str | Path, ids: np.ndarray, like: Found) -> np.ndarray:
+    """Read a table of text with the column node; it needs no labels.
+
+    Args:
+      ids: the nodes' ids as ``read_edges`` gave them.
+      like: the columns of the terminals' file.
+
+    Returns:
+      int64 indices into ``ids`` (n,).
+
+    Raises:
+      DataError: no such file, or a node that the graph does not have.
+    """
+    path = locate(name, "inputs")
+    nodes = read_table(path, (NODE,), like=like, known={"node": ids})[0]["node"]
+    places = nodes.codes_in(ids)
+    unknown = np.flatnonzero(places < 0)
+    if unknown.size:
+        raise DataError(f"{path}: there is no node {nodes.cells[unknown[0]]} in the graph")
+    return places

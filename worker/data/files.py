@@ -1,18 +1,37 @@
-"""Finding and reading data files: compressed or not, the user's or bundled, with errors that name them."""
+"""Finding and reading data files: compressed or not, the user's or bundled, with errors that name them.
+
+What a file is, its first bytes say, not its name: a compressed file may have any ending.
+"""
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import difflib
 import gzip
+import io
 import lzma
+import re
+import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ps.errors import DataError, nearest
 
 BUNDLED = Path(__file__).resolve().parents[1] / "tasks" / "data"
-_DECOMPRESS = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+NUMPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"  # of .npy and .npz
+_SUFFIXES = (".gz", ".bz2", ".xz")
+# The first bytes of a compressed file, what it is called, what opens it.
+_COMPRESSED = (
+    (re.compile(rb"\x1f\x8b\x08"), "gzip", gzip.open),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2", bz2.open),  # with a block, or empty
+    (re.compile(rb"\xfd7zXZ\x00"), "xz", lzma.open),
+)
+_DAMAGED = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 
 
 def locate(name: str | Path, what: str) -> Path:
@@ -40,27 +59,94 @@ def locate(name: str | Path, what: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of ``path``, decompressed by its suffix (.gz, .bz2, .xz).
+    """The content of ``path``, decompressed if its first bytes are those of gzip, bzip2 or xz.
 
     Raises:
-      DataError: a folder, unreadable, or not what its suffix says.
+      DataError: a folder, unreadable, or damaged.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    decompress = _DECOMPRESS.get(path.suffix)
-    if decompress is None:
+        raise _unreadable(path, error) from error
+    name, opener = _compression(content[:16])
+    if opener is None:
         return content
     try:
-        return decompress(content)
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path}: is damaged, or no {path.suffix} file: {error}") from error
+        with opener(io.BytesIO(content)) as file:
+            return file.read()
+    except _DAMAGED as error:
+        raise DataError(f"{path}: is a damaged {name} file: {error}") from error
+
+
+def read_text(path: Path) -> bytes:
+    """As ``read_bytes``, for text: UTF-8 without a byte order mark. UTF-16 is translated if it has its mark.
+
+    Raises:
+      DataError: as ``read_bytes``; or the file holds NUL bytes, so it is no text.
+    """
+    content = read_bytes(path)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            content = content.decode("utf-16").encode()
+        except UnicodeError as error:
+            raise DataError(f"{path}: begins as UTF-16 does, but is not: {error}; save it as UTF-8") from error
+    if b"\0" in content:
+        raise DataError(f"{path}: must be text (UTF-8), but holds NUL bytes")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of ``path`` under the compression, at most ``count``: by them a file's kind is known. Of a folder or
+    a pipe, which can be read only once, none.
+
+    Raises:
+      DataError: as ``read_bytes``.
+    """
+    if not path.is_file():
+        return b""
+    try:
+        with open(path, "rb") as file:
+            name, opener = _compression(file.read(16))
+            file.seek(0)
+            if opener is None:
+                return file.read(count)
+            try:
+                return opener(file).read(count)
+            except _DAMAGED as error:
+                raise DataError(f"{path}: is a damaged {name} file: {error}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, by name; the file may be compressed once more.
+
+    Raises:
+      DataError: as ``read_bytes``; it is no such file, or holds objects, which are never unpickled.
+    """
+    bare = first_bytes(path, 4)
+    if bare != ZIP_MAGIC:
+        raise DataError(f"{path}: is damaged, or no .npz file: it begins with {bare!r}")
+    try:
+        with open(path, "rb") as file:
+            packed = _compression(file.read(16))[1] is not None
+        with np.load(io.BytesIO(read_bytes(path)) if packed else path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: is damaged, or holds objects: {error}") from error
 
 
 def plain_suffix(path: Path) -> str:
     """Suffix of ``path`` under the compression: ``.csv`` for ``ratings.csv.gz``."""
-    return Path(path.stem).suffix if path.suffix in _DECOMPRESS else path.suffix
+    return Path(path.stem).suffix if path.suffix in _SUFFIXES else path.suffix
+
+
+def _compression(magic: bytes) -> tuple[str, Callable[..., Any] | None]:
+    return next(((name, opener) for pattern, name, opener in _COMPRESSED if pattern.match(magic)), ("", None))
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read: {error.strerror}")
 
 
 def _alike(path: Path) -> str:

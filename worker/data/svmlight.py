@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from numba import njit
 
 from ps.errors import DataError
 from worker.data.dataset import CsrDataset
-from worker.data.files import locate, read_bytes
+from worker.data.files import locate, read_text
 
+# Empty lines and comments, then a line that begins with a feature.
+_LABEL_MISSING = re.compile(rb"(?:[ \t\r]*(?:#[^\n]*)?\n)*[ \t]*(?:qid:[^ \t\n]+[ \t]+)?[0-9]+:")
 _PROBLEMS = {
     1: "a label (a number) is expected",
     2: "a feature index (an integer >= 0) is expected",
@@ -41,9 +44,14 @@ class SvmlightFile:
 
 
 def read_svmlight(
-    name: str | Path, *, index_base: int | None = None, dtype: str = "float32", what: str = "train"
+    name: str | Path,
+    *,
+    index_base: int | None = None,
+    dtype: str = "float32",
+    what: str = "train",
+    labelled: bool = True,
 ) -> SvmlightFile:
-    """Read a file, plain or .gz, .bz2, .xz, or bundled (``hogshead:a9a``).
+    """Read a file, plain or compressed by gzip, bzip2 or xz, or bundled (``hogshead:a9a``).
 
     Comments after ``#`` and ``qid:N`` are ignored, empty lines are skipped, unsorted rows are sorted. Numbers of up to
     15 digits and exponents within +-22 are exact in float64, others right to a few units in the last place.
@@ -53,17 +61,21 @@ def read_svmlight(
       index_base: what indices start at: 0, 1, or None: 0 if any index is 0, else 1.
       dtype: of the values, float32 or float64.
       what: the option that named the file, for messages.
+      labelled: every line begins with a label. If false, labels be missing, in all lines: then they are 0, and an empty line
+        is an example without features.
 
     Raises:
       DataError: no such file, malformed (file, line and column), not finite, a feature twice in a row, or no example.
     """
     path = locate(name, what)
-    text = np.frombuffer(read_bytes(path), np.uint8)
+    content = read_text(path)
+    labelled = labelled or not _LABEL_MISSING.match(content)
+    text = np.frombuffer(content, np.uint8)
     rows, pairs = _count(text)
     indptr = np.zeros(rows + 1, np.int64)
     indices, values = np.empty(pairs, np.int32), np.empty(pairs, dtype)
     labels, lines = np.empty(rows, dtype), np.empty(rows, np.int64)
-    rows, problem, position = _parse(text, indptr, indices, values, labels, lines)
+    rows, problem, position = _parse(text, labelled, indptr, indices, values, labels, lines)
     if problem:
         _refuse(path, text, problem, position)
     if rows == 0:
@@ -200,19 +212,21 @@ def _ends(text, at):
 
 
 @njit(nogil=True, cache=True)
-def _parse(text, indptr, indices, values, labels, lines):
+def _parse(text, labelled, indptr, indices, values, labels, lines):
     """Fill the arrays. Returns (rows, problem or 0, position of the problem)."""
     at, row, pair, line = 0, 0, 0, 1
     while at < text.size:
         while at < text.size and _blank(text[at]):
             at += 1
-        if at < text.size and text[at] != 10 and text[at] != 35:
-            token = at
-            label, at = parse_number(text, at)
-            if at == token or not _ends(text, at):
-                return row, 1, token
-            if not np.isfinite(label):
-                return row, 5, token
+        if at < text.size and text[at] != 35 and (text[at] != 10 or not labelled):
+            label = 0.0
+            if labelled:
+                token = at
+                label, at = parse_number(text, at)
+                if at == token or not _ends(text, at):
+                    return row, 1, token
+                if not np.isfinite(label):
+                    return row, 5, token
             pair, at, problem = _parse_pairs(text, at, indices, values, pair)
             if problem:
                 return row, problem, at

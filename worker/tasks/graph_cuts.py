@@ -9,10 +9,9 @@ import numpy as np
 from ps.errors import DataError
 from ps.rows import Rows
 from worker.data.dataset import ArrayDataset
-from worker.data.edges import read_edges, read_terminals
-from worker.data.files import locate
+from worker.data.edges import read_edges, read_nodes, read_terminals
+from worker.data.ids import digest
 from worker.data.sparsity import Sparsity, sparsity_of_pairs
-from worker.data.table import read_table
 from worker.locking import Locking
 from worker.tasks import checks, graph_kernels
 
@@ -30,8 +29,8 @@ class GraphCuts:
     Options of [task]:
       dtype: "float32" or "float64".
     Options of [data]:
-      train: weighted edge list: a table of node, node, weight >= 0 (csv, tsv or blanks; plain or compressed). Ids are
-        any integers or text.
+      train: weighted edge list: a table of node, node, weight >= 0 (csv, tsv or blanks; plain or compressed). An id is
+        the text of its cell.
       terminals: table of node, label: the nodes whose label is known, of at least two labels. They keep it.
 
     Raises:
@@ -44,7 +43,7 @@ class GraphCuts:
     def __init__(self, train: str, terminals: str, dtype: str = "float32"):
         self.dtype = np.dtype(checks.one_of(dtype, ("float32", "float64"), NAME, "dtype"))
         self.node_ids, u, v, weights = read_edges(train, what=f"{NAME}: train")
-        places, classes, self.labels = read_terminals(terminals, self.node_ids)
+        places, classes, self.labels, self._columns = read_terminals(terminals, self.node_ids)
         self._fixed = np.full(self.node_ids.size, -1, np.int64)
         self._fixed[places] = classes
         if (self._fixed >= 0).all():
@@ -132,6 +131,10 @@ class GraphCuts:
             "cut_value": found["cut"] * float(self._edges["weight"].sum(dtype=np.float64)),
         }
 
+    def rows_digest(self) -> str:
+        """Text that changes with the nodes and labels that the rows and columns of the parameters stand for."""
+        return digest(self.node_ids, self.labels)
+
     def sparsity(self) -> Sparsity:
         """Omega, Delta and rho of the edges."""
         return sparsity_of_pairs(self._edges["u"], self._edges["v"])
@@ -141,15 +144,9 @@ class GraphCuts:
         return self.labels[self._projected(parameters)[inputs].argmax(1)]
 
     def load_inputs(self, path: str) -> np.ndarray:
-        """Nodes to label: a table whose first column is node. Returns their indices, int64 (n,).
+        """Nodes to label: a table with a column node, the first if no header names it. Returns their indices, int64 (n,).
 
         Raises:
           DataError: a node that the graph has not.
         """
-        found = locate(path, "inputs")
-        wanted = read_table(found, ("node",), ())["node"].astype(self.node_ids.dtype)
-        places = np.minimum(np.searchsorted(self.node_ids, wanted), self.node_ids.size - 1)
-        unknown = np.flatnonzero(self.node_ids[places] != wanted)
-        if unknown.size:
-            raise DataError(f"{found}: there is no node {wanted[unknown[0]]} in the graph")
-        return places
+        return read_nodes(path, self.node_ids, self._columns)

@@ -9,11 +9,10 @@ import numpy as np
 from ps.errors import UsageError
 from ps.rows import Rows
 from worker.data.dataset import ArrayDataset
-from worker.data.files import locate
-from worker.data.ratings import read_ratings
+from worker.data.ids import digest, places
+from worker.data.ratings import Ratings, read_pairs, read_ratings
 from worker.data.sparsity import Sparsity, sparsity_of_pairs
 from worker.data.split import split
-from worker.data.table import read_table, remap
 from worker.locking import Locking
 from worker.tasks import checks, matrix_kernels
 
@@ -39,9 +38,11 @@ class MatrixCompletion:
       clip: cut predictions to the range of the training ratings (in measuring and predicting, not in training).
       dtype: "float32" or "float64".
     Options of [data]:
-      train: table of user, item, rating (csv, tsv, blanks or ::; plain or compressed; header and further columns are
-        ignored), or .npz with arrays of these names. Ids are any integers or text.
-      test: another such file. Users and items that train has not are predicted by the mean (and their biases of 0).
+      train: table of user, item, rating (csv, tsv, blanks or ::; plain or compressed), or .npz with arrays of these
+        names. A header names the columns (userId,movieId,rating,timestamp in any order); without one, or with other
+        names, they are the first three. An id is the text of its cell: 1, 01 and 1.0 are three.
+      test: another such file, with its columns at the same places unless its own header names them. A user or an item
+        without a rating in train is predicted by the mean (and a bias of 0).
       test_fraction: without a test file, the part of train that is held out at random, in [0, 1).
       split_seed: seed of that split.
 
@@ -79,24 +80,41 @@ class MatrixCompletion:
         checks.integer(split_seed, 0, NAME, "split_seed")
         self.sparse = ("users", "items", "user_biases", "item_biases") if biases else ("users", "items")
 
-        tables = [read_ratings(train, what=f"{NAME}: train")]
+        ratings = read_ratings(train, what=f"{NAME}: train")
+        self._columns = ratings.columns
+        self.user_ids, self.item_ids = ratings.user.ids, ratings.item.ids
+        columns = [self._numbered(ratings)]
+        self._notes: list[str] = []
+        self._input_notes: list[str] = []
         if test is not None:
-            tables.append(read_ratings(test, what=f"{NAME}: test"))
-        self.user_ids, users = remap(*(table["user"] for table in tables))
-        self.item_ids, items = remap(*(table["item"] for table in tables))
-        columns = [
-            {"user": u, "item": v, "rating": table["rating"].astype(self.dtype)}
-            for u, v, table in zip(users, items, tables, strict=True)
-        ]
+            ratings = read_ratings(test, what=f"{NAME}: test", like=self._columns)
+            columns.append(self._numbered(ratings))
+            self._notes = self._unknown(ratings, test)
         if fraction:
             parts = split(len(columns[0]["rating"]), fraction, split_seed)
             columns = [{name: column[chosen] for name, column in columns[0].items()} for chosen in parts]
         self._train, self._test = ArrayDataset(columns[0]), ArrayDataset(columns[1]) if len(columns) > 1 else None
-        ratings = self._train["rating"]
-        self.mean = float(ratings.mean(dtype=np.float64)) if mean else 0.0
-        self._range = (float(ratings.min()), float(ratings.max()))
+        values = self._train["rating"]
+        self.mean = float(values.mean(dtype=np.float64)) if mean else 0.0
+        self._range = (float(values.min()), float(values.max()))
         self._user_inverse = _inverse_degrees(self._train["user"], self.user_ids.size, self.dtype)
         self._item_inverse = _inverse_degrees(self._train["item"], self.item_ids.size, self.dtype)
+
+    def _numbered(self, ratings: Ratings) -> dict[str, np.ndarray]:
+        """The columns of a file, ids as rows of the parameters: -1 for an id that train does not have."""
+        found = {"user": ratings.user.codes_in(self.user_ids), "item": ratings.item.codes_in(self.item_ids)}
+        return found | ({"rating": ratings.rating.astype(self.dtype)} if ratings.rating.size else {})
+
+    def _unknown(self, ratings: Ratings, name: str) -> list[str]:
+        """How many ids of a file train does not have, in words; empty if it has all."""
+        users, items = places(self.user_ids, ratings.user.ids) < 0, places(self.item_ids, ratings.item.ids) < 0
+        if not (users.any() or items.any()):
+            return []
+        rows = int((users[ratings.user.codes] | items[ratings.item.codes]).sum())
+        return [
+            f"{name}: train has no ratings of {users.sum()} of the {users.size} users and {items.sum()} of the "
+            f"{items.size} items here; {rows} of {len(ratings.user)} lines are predicted by the mean and the known biases"
+        ]
 
     @property
     def lockables(self) -> int:
@@ -112,6 +130,18 @@ class MatrixCompletion:
             found["user_biases"] = np.zeros(self.user_ids.size, self.dtype)
             found["item_biases"] = np.zeros(self.item_ids.size, self.dtype)
         return found
+
+    def rows_digest(self) -> str:
+        """Text that changes with the ids that the rows of the parameters stand for."""
+        return digest(self.user_ids, self.item_ids)
+
+    def notes(self) -> list[str]:
+        """How many ids of the test file train does not have; empty if it has all."""
+        return self._notes
+
+    def input_notes(self) -> list[str]:
+        """How many ids of the inputs read last train does not have, and that they have a header."""
+        return self._input_notes
 
     def dataset(self) -> ArrayDataset:
         """The training ratings: a batch is ``{"user": (m,), "item": (m,), "rating": (m,)}``."""
@@ -171,7 +201,7 @@ class MatrixCompletion:
 
     def measure(self, parameters: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> dict[str, float]:
         """``loss``, half the mean squared error, and ``rmse`` over the batch, without the regulariser."""
-        error = self._clipped(self._predictions(parameters, batch["user"], batch["item"])) - batch["rating"]
+        error = self.predict(parameters, batch) - batch["rating"]
         squared = float(np.mean(np.square(error, dtype=np.float64)))
         return {"loss": 0.5 * squared, "rmse": squared**0.5}
 
@@ -196,22 +226,29 @@ class MatrixCompletion:
         return np.clip(ratings, *self._range) if self.clip else ratings
 
     def predict(self, parameters: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The rating of each pair, (n,); a pair whose user or item is unknown gets the mean and the bias of the known
-        one."""
+        """The rating of each pair, (n,); a pair whose user or item has no rating in train gets the mean and the bias of
+        the other."""
         u, v = inputs["user"], inputs["item"]
-        both = (u >= 0) & (v >= 0)
+        knows_user, knows_item = (u >= 0) & (self._user_inverse[u] > 0), (v >= 0) & (self._item_inverse[v] > 0)
+        both = knows_user & knows_item
+        if both.all():
+            return self._clipped(self._predictions(parameters, u, v))
         found = np.full(u.size, self.mean, parameters["users"].dtype)
         found[both] = self._predictions(parameters, u[both], v[both])
         if self.biases:
-            for side, own in (("user", u), ("item", v)):
-                alone = ~both & (own >= 0)
+            for side, own, known in (("user", u, knows_user), ("item", v, knows_item)):
+                alone = known & ~both
                 found[alone] += parameters[f"{side}_biases"][own[alone]]
         return self._clipped(found)
 
     def load_inputs(self, path: str) -> dict[str, np.ndarray]:
-        """Pairs to predict: a table of user, item (further columns are ignored). Unknown ids become -1."""
-        table = read_table(locate(path, "inputs"), ("user", "item"), ())
-        return {side: _places(ids, table[side]) for side, ids in (("user", self.user_ids), ("item", self.item_ids))}
+        """Pairs to predict: a file such as ``test``, which needs no ratings. Unknown ids become -1."""
+        known = {"user": self.user_ids, "item": self.item_ids}
+        pairs = read_pairs(path, like=self._columns, known=known)
+        self._input_notes = self._unknown(pairs, path)
+        if pairs.columns is not None and pairs.columns.header is not None:
+            self._input_notes.append(f"{path}: the first line is a header: {', '.join(pairs.columns.header)}")
+        return self._numbered(pairs)
 
 
 def _inverse_degrees(column: np.ndarray, count: int, dtype: np.dtype) -> np.ndarray:
@@ -226,15 +263,3 @@ def _summed(rows: np.ndarray, values: np.ndarray) -> Rows:
     total = np.zeros((unique.size, values.shape[1]), values.dtype)
     np.add.at(total, places, values)
     return Rows(unique, total)
-
-
-def _places(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Index of each of ``wanted`` in the sorted ``ids``, -1 where it is not among them."""
-    if ids.dtype.kind != wanted.dtype.kind:
-        ids, wanted = ids.astype(str), wanted.astype(str)
-        order = np.argsort(ids)
-        places = np.minimum(np.searchsorted(ids, wanted, sorter=order), ids.size - 1)
-        places = order[places]
-    else:
-        places = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
-    return np.where(ids[places] == wanted, places, -1)

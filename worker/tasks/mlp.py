@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ps.errors import DataError, UsageError
 from worker.data.dataset import ArrayDataset
-from worker.data.dense import read_dense
-from worker.data.files import locate
+from worker.data.dense import read_examples, read_inputs
+from worker.data.files import NUMPY_MAGIC, first_bytes, locate, read_bytes, read_text
 from worker.data.split import split
 from worker.tasks import checks
 from worker.tasks.network import Layer, Trace, softmax_loss, squared_loss
@@ -39,8 +40,8 @@ class MLP:
       dtype: "float32" or "float64".
     Options of [data]:
       train: "sklearn:digits" (or iris, wine, breast_cancer, diabetes), an .npz with arrays x and y, a folder of
-        MNIST-like idx files (its train- files) or one images file, or a .csv whose last column is the target.
-      test: likewise (of a folder, its t10k- files).
+        MNIST-like idx files (its train- files) or one images file, or a csv whose last column is the target.
+      test: likewise (of a folder, its t10k- files). The columns of a csv are matched by name if both have a header.
       test_fraction: without test, the part of train that is held out, in [0, 1).
       split_seed: seed of that split.
       difficulty: file (.npy, or text with one number a line) with the difficulty of each training example, for a
@@ -91,7 +92,7 @@ class MLP:
         #: Draws the dropout masks; the framework gives each replica its own.
         self.rng = np.random.default_rng(0)
 
-        pairs, kept = _read(train, test, fraction, split_seed)
+        pairs, kept, self._names = _read(train, test, fraction, split_seed)
         outputs = _class_count(pairs, train, classes) if loss == "softmax" else _make_real(pairs, train, self.dtype)
         self._train = ArrayDataset(pairs[0])
         self._test = ArrayDataset(pairs[1]) if len(pairs) > 1 else None
@@ -201,8 +202,8 @@ class MLP:
         return found.argmax(1) if self.loss == "softmax" else found
 
     def load_inputs(self, path: str) -> dict[str, np.ndarray]:
-        """Examples to predict, from any file that ``test`` may be; targets are not used."""
-        x, _ = read_dense(path, part="test")
+        """Examples to predict, from any file that ``test`` may be, or a ``.npy``; targets are not used and may be missing."""
+        x = read_inputs(path, width=self.sizes[0], like=self._names)
         self._check_width(x, path)
         return {"x": x}
 
@@ -215,21 +216,22 @@ class MLP:
 
 def _read(
     train: str, test: str | None, fraction: float, seed: int
-) -> tuple[list[dict[str, np.ndarray]], np.ndarray | None]:
-    """Training and, if any, test examples, and which of the file's examples are trained on (None: all)."""
-    x, y = read_dense(train, part="train")
+) -> tuple[list[dict[str, np.ndarray]], np.ndarray | None, tuple[str, ...] | None]:
+    """Training and, if any, test examples; which of the file's examples are trained on (None: all); the columns' names."""
+    found = read_examples(train, part="train")
+    x, y = found.x, found.y
     if fraction:
         chosen, held_out = split(len(x), fraction, seed)
-        return [{"x": x[chosen], "y": y[chosen]}, {"x": x[held_out], "y": y[held_out]}], chosen
+        return [{"x": x[chosen], "y": y[chosen]}, {"x": x[held_out], "y": y[held_out]}], chosen, found.names
     pairs = [{"x": x, "y": y}]
     if test is not None:
-        x, y = read_dense(test, part="test")
-        if x.shape[1] != pairs[0]["x"].shape[1]:
+        tested = read_examples(test, part="test", like=found.names)
+        if tested.x.shape[1] != x.shape[1]:
             raise DataError(
-                f"{NAME}: {test}: must have {pairs[0]['x'].shape[1]} inputs per example as train has, got {x.shape[1]}"
+                f"{NAME}: {test}: must have {x.shape[1]} inputs per example as train has, got {tested.x.shape[1]}"
             )
-        pairs.append({"x": x, "y": y})
-    return pairs, None
+        pairs.append({"x": tested.x, "y": tested.y})
+    return pairs, None, found.names
 
 
 def _class_count(pairs: list[dict[str, np.ndarray]], train: str, classes: int | None) -> int:
@@ -277,7 +279,10 @@ def _read_difficulty(name: str, kept: np.ndarray | None, count: int) -> np.ndarr
     """Difficulties (count,) of the examples trained on; the file has one for each example of ``train``."""
     path = locate(name, f"{NAME}: difficulty")
     try:
-        found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        if first_bytes(path, 6) == NUMPY_MAGIC:
+            found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+        else:
+            found = np.loadtxt(io.BytesIO(read_text(path)), ndmin=1)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: must be a .npy file or text with one number a line: {error}") from error
     needed = count if kept is None else int(kept.max()) + 1

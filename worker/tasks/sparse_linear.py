@@ -190,8 +190,10 @@ class SparseLinear:
         return np.where(found >= 0, 1, self._negative).astype(np.int64)
 
     def load_inputs(self, path: str) -> CsrDataset:
-        """Examples to predict, from a file such as ``train``; its labels are not used."""
-        data = read_svmlight(path, index_base=self._index_base, dtype=self.dtype.name, what="inputs").data
+        """Examples to predict, from a file such as ``train``; its labels are not used and may be missing."""
+        data = read_svmlight(
+            path, index_base=self._index_base, dtype=self.dtype.name, what="inputs", labelled=False
+        ).data
         if self.bias:
             data = _with_bias(_without(data, self.features), self.features)
         return data

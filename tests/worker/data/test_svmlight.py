@@ -43,6 +43,31 @@ def test_a_file_is_read_whatever_its_compression(write, name):
     assert read.data.values.tolist() == [0.5, -0.2, 100, 0.25, 2, 3, 4]
 
 
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["data", "data.gz"])
+def test_a_file_is_read_whatever_its_name_and_byte_order_mark(tmp_path, packed, name):
+    (tmp_path / name).write_bytes(packed(b"\xef\xbb\xbf+1 1:2\r\n-1 2:3\r\n"))
+    read = read_svmlight(tmp_path / name).data
+    assert read.labels.tolist() == [1, -1] and read.values.tolist() == [2, 3]
+
+
+def test_labels_may_be_missing_where_they_are_not_needed(write):
+    text = "# a comment\n\n1:0.5 3:2 # words\n# another\n  \r\nqid:3 2:1\n\n"
+    read = read_svmlight(write(text), labelled=False).data
+    assert read.indptr.tolist() == [0, 0, 2, 2, 3, 3] and read.indices.tolist() == [
+        0,
+        2,
+        1,
+    ]  # an empty line is an example
+    assert read_svmlight(write("1:1"), labelled=False).data.indptr.tolist() == [0, 1]
+    labelled = read_svmlight(write(TEXT), labelled=False).data
+    assert labelled.labels.tolist() == [1, -1, 1, -1, 0]
+    with pytest.raises(DataError, match="line 3, column 1: a label"):
+        read_svmlight(write(text))
+    with pytest.raises(DataError, match="line 2, column 1: ':' is expected"):
+        read_svmlight(write("1:1\n1 1:1\n"), labelled=False)
+
+
 def test_equals_scikit_learns_reader(write):
     datasets = pytest.importorskip("sklearn.datasets")
     rng = np.random.default_rng(0)

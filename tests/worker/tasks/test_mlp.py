@@ -258,3 +258,15 @@ def test_learns_fashion_mnist(shared_data):
     parameters = train(task, epochs=1, batch=64, step=0.1)
     assert sum(value.size for value in parameters.values()) == 235_146
     assert task.evaluate(parameters)["test_accuracy"] >= 0.80
+
+
+def test_predictions_go_by_the_columns_names_and_need_no_target(tmp_path):
+    (tmp_path / "train.csv").write_text("a,b,class\n0,9,0\n0,8,0\n9,0,1\n8,1,1\n")
+    task = task_class("mlp")(str(tmp_path / "train.csv"), hidden=[])
+    parameters = {"output.weight": np.array([[-1, 1], [1, -1]], np.float32), "output.bias": np.zeros(2, np.float32)}
+    for text in ("a,b\n1,7\n6,2\n", "b,a\n7,1\n2,6\n", "1,7\n6,2\n", "1,7,5\n6,2,5\n"):
+        (tmp_path / "new.csv").write_text(text)
+        assert task.predict(parameters, task.load_inputs(str(tmp_path / "new.csv"))).tolist() == [0, 1]
+    (tmp_path / "new.csv").write_text("1\n6\n")
+    with pytest.raises(ValueError, match="must have 2 inputs per example as train has, got 1"):
+        task.load_inputs(str(tmp_path / "new.csv"))

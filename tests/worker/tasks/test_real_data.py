@@ -104,11 +104,37 @@ def test_unknown_users_and_items_are_predicted_by_what_is_known(make, tmp_path):
     np.testing.assert_allclose(task.predict(parameters, inputs), np.clip(expected, low, high), rtol=1e-5)
 
 
-def test_a_separate_test_file_shares_the_ids(files, tmp_path):
-    (tmp_path / "test.tsv").write_text("100\ti3\t2\nnewcomer\ti0\t4\n")
+def test_users_and_items_of_the_test_file_alone_are_predicted_by_the_mean(files, tmp_path):
+    (tmp_path / "test.tsv").write_text("newcomer\tnovelty\t4\n0100\tnovelty\t2\n")
     task = task_class("matrix_completion")(str(files / "ratings.tsv"), str(tmp_path / "test.tsv"), rank=3)
-    assert "newcomer" in task.user_ids.tolist()
-    assert np.isfinite(task.evaluate(train(task, 0.05))["test_rmse"])
+    assert not {"newcomer", "0100"} & set(task.user_ids.astype(str))
+    parameters = train(task, 0.05)
+    expected = np.sqrt(((task.mean - 4) ** 2 + (task.mean - 2) ** 2) / 2)
+    assert task.evaluate(parameters)["test_rmse"] == pytest.approx(expected, rel=1e-5)
+    assert "2 of the 2 users and 1 of the 1 items" in task.notes()[0] and "2 of 2 lines" in task.notes()[0]
+
+
+def test_users_held_out_whole_are_predicted_by_the_mean(tmp_path):
+    (tmp_path / "r.csv").write_text("".join(f"u{k},i{k % 3},{k % 2 + 1}\n" for k in range(20)))
+    task = task_class("matrix_completion")(str(tmp_path / "r.csv"), test_fraction=0.25, biases=False)
+    parameters = task.parameters(np.random.default_rng(0))  # every held out user has its only rating there
+    train_rows = set(task.dataset()["user"].tolist())
+    held_out = [k % 2 + 1 for k in range(20) if task.user_ids.tolist().index(f"u{k}") not in train_rows]
+    expected = np.sqrt(np.mean((task.mean - np.array(held_out)) ** 2))
+    assert task.evaluate(parameters)["test_rmse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_test_file_whose_ids_look_like_numbers_has_the_ids_of_train(tmp_path):
+    """Books by their ISBN: only train has one that ends in X."""
+    (tmp_path / "train.csv").write_text("user,item,rating\na,0195153448,5\nb,0195153448,4\na,019515344X,1\n")
+    (tmp_path / "test.csv").write_text("user,item,rating\na,0195153448,5\n")
+    task = task_class("matrix_completion")(str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), rank=2)
+    assert task.notes() == [] and task.item_ids.tolist() == ["0195153448", "019515344X"]
+    (tmp_path / "new.csv").write_text("item,user\n0195153448,b\n195153448,a\n")
+    inputs = task.load_inputs(str(tmp_path / "new.csv"))
+    assert inputs["user"].tolist() == [1, 0] and inputs["item"].tolist() == [0, -1]
+    assert "0 of the 2 users and 1 of the 2 items" in task.input_notes()[0]
+    assert "header: item, user" in task.input_notes()[1]
 
 
 def grid(folder, size=10):
@@ -181,3 +207,12 @@ def test_a_graph_of_terminals_only_is_refused(tmp_path):
     (tmp_path / "t").write_text("1 a\n2 b\n")
     with pytest.raises(ValueError, match="every node is a terminal"):
         task_class("graph_cuts")(str(tmp_path / "e"), str(tmp_path / "t"))
+
+
+def test_a_linear_model_predicts_examples_without_labels(make, tmp_path):
+    task = make("sparse_linear")
+    parameters = train(task, 0.1)
+    (tmp_path / "labelled.svm").write_text("1 2:1\n-1 1:1 5:2\n1\n")
+    (tmp_path / "bare.svm").write_text("2:1\n1:1 5:2\n\n")
+    expected = task.predict(parameters, task.load_inputs(str(tmp_path / "labelled.svm")))
+    assert task.predict(parameters, task.load_inputs(str(tmp_path / "bare.svm"))).tolist() == expected.tolist()
