@@ -191,6 +191,7 @@ def draw(job: Job, task: Any = None) -> Blueprint:
         memory_bytes=job.shards.memory_bytes,
         averaging=float(getattr(task, "averaging", 0.1)),
         seed=job.seed,
+        skip_nonfinite=job.on_nonfinite == "skip",
     )
     return Blueprint(
         job=job,

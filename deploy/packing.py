@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ps.errors import JobError
@@ -50,29 +51,51 @@ def _siblings(path: Path, folder: Path) -> Iterator[Path]:
         if (folder / f"{name}.py").is_file():
             yield folder / f"{name}.py"
         elif any((folder / name).glob("*.py")):
-            yield from below(folder / name)
+            yield from below(folder / name, [folder.resolve()])
 
 
 def matches(folder: Path, pattern: str) -> Iterator[Path]:
     """The files that a pattern of ``[cluster] files`` means, folders with all that is in them.
 
+    A link travels as what it points to, which must lie in ``folder`` or below what the pattern itself names beyond it.
+
     Raises:
-      JobError: it is no pattern, or matches nothing.
+      JobError: it is no pattern, matches nothing, or a link leads elsewhere, nowhere, or back to a folder that it lies in.
     """
     asked = Path(pattern).expanduser()
+    roots = [folder.resolve()]
+    if asked.is_absolute() or ".." in asked.parts:
+        roots.append((folder / _literal(asked)).resolve())
     if asked.is_absolute():
         folder, asked = Path(asked.anchor), asked.relative_to(asked.anchor)
+    for match in _found(folder, asked, pattern):
+        _check_inside(match, roots)
+        for path in below(match, roots) if match.is_dir() else [match]:
+            # By both names, as the job's own paths have their links followed.
+            yield Path(os.path.abspath(path))
+            yield path.resolve()
+
+
+def _found(folder: Path, asked: Path, pattern: str) -> list[Path]:
+    """What a pattern matches in a folder."""
+    if not pattern:
+        raise JobError("[cluster] files: '' is no pattern: it is empty")
+    if not asked.parts:
+        return [folder]
     try:
         found = [path for path in folder.glob(str(asked)) if _is_meant(path.relative_to(folder), asked, path)]
     except (ValueError, IndexError, NotImplementedError) as error:
         raise JobError(f"[cluster] files: {pattern!r} is no pattern: {error}") from error
+    if not found and (folder / asked).is_symlink():  # to nothing: it does not count as being there
+        return [folder / asked]
     if not found:
         raise JobError(f"[cluster] files: {pattern!r} matches nothing in {folder}")
-    for match in found:
-        for path in below(match) if match.is_dir() else [match]:
-            # By both names, as the job's own paths have their links followed.
-            yield Path(os.path.abspath(path))
-            yield path.resolve()
+    return found
+
+
+def _literal(pattern: Path) -> Path:
+    """The beginning of a pattern in which each part stands for itself."""
+    return Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), pattern.parts))
 
 
 def _is_meant(name: Path, pattern: Path, path: Path) -> bool:
@@ -82,11 +105,53 @@ def _is_meant(name: Path, pattern: Path, path: Path) -> bool:
     return wanted and not any(map(_is_environment, places))
 
 
-def below(folder: Path) -> Iterator[Path]:
-    """All files in a folder but hidden ones, caches, bytecode and virtual environments."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if _is_wanted(name) and not _is_environment(Path(parent, name)))
-        yield from (Path(parent) / name for name in files if _is_wanted(name))
+def below(folder: Path, roots: Sequence[Path] = ()) -> Iterator[Path]:
+    """All files in a folder but hidden ones, caches, bytecode and virtual environments; links as what they point to.
+
+    Args:
+      roots: resolved folders; each link must lead into one of them. None: into ``folder``.
+
+    Raises:
+      JobError: a link does not, or leads back to a folder that it lies in; or a folder cannot be read.
+    """
+    return _below(folder, roots or [folder.resolve()], frozenset([folder.resolve()]))
+
+
+def _below(folder: Path, roots: Sequence[Path], above: frozenset[Path]) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _stays(folder, f"it cannot be read: {error.strerror}") from error
+    for entry in entries:
+        path = folder / entry.name
+        if not _is_wanted(entry.name) or _is_environment(path):
+            continue
+        if entry.is_symlink():
+            _check_inside(path, roots)
+        if not entry.is_dir():
+            yield path
+            continue
+        real = path.resolve()
+        if real in above:
+            raise _stays(path, f"it is a link to {real}, a folder that it lies in; remove the link")
+        yield from _below(path, roots, above | {real})
+
+
+def _check_inside(path: Path, roots: Sequence[Path]) -> None:
+    """Refuse a path that leads, through a link, out of all of these folders, or nowhere."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise _stays(path, f"it is a link to {os.path.realpath(path)}, which is not there") from error
+    if not any(real.is_relative_to(root) for root in roots):
+        raise _stays(
+            path,
+            f"it is a link to {real}, outside of {roots[0]}; put a copy there, or name {real} itself in [cluster] files",
+        )
+
+
+def _stays(path: Path, reason: str) -> JobError:
+    return JobError(f"{path} cannot travel with the job: {reason}")
 
 
 def _is_wanted(name: str) -> bool:

@@ -13,6 +13,7 @@ and is a context manager, so that the terminal is left in order also when the la
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -199,8 +200,14 @@ class Terminal(Lines):
         self.console.print(line, soft_wrap=True)
 
 
+_MOST_MARKS = 1000
+
+
 class TimeLeft:
     """Estimates how much of the run is done and how long the rest takes, from the job's bounds.
+
+    The rate is that of the second half of the training so far, between two records that show some: the time before the first
+    of them is start-up (workers that join, kernels that are compiled), and says nothing of the rest.
 
     Attributes:
       fraction: share of the run that is done, in [0, 1], or None if nothing bounds it.
@@ -211,22 +218,36 @@ class TimeLeft:
         bounds = {"epoch": stop.epochs, "steps": stop.steps, "examples": stop.examples, "seconds": stop.seconds}
         self.bounds = {name: float(bound) for name, bound in bounds.items() if bound}
         self.fraction: float | None = None
-        self._first: tuple[float, float] | None = None
+        self._before: float | None = None  # what was done at the first record: a resumed run starts midway
+        self._begun = 0.0
+        self._marks: deque[tuple[float, float]] = deque(maxlen=_MOST_MARKS)  # seconds, and what was done then
 
     def update(self, record: Record) -> float | None:
-        """Seconds left, or None while unknown; counted from the first record, as a resumed run starts midway."""
+        """Seconds left, or None while unknown."""
         # A bound is on the run's own time, virtual in a simulation.
         done = {**record, "seconds": record.get("virtual_seconds", record["seconds"])}
         shares = [min(1.0, (done.get(name) or 0.0) / bound) for name, bound in self.bounds.items()]
         if not shares:
             return None
         self.fraction = max(shares)
-        if self._first is None:
-            self._first = (record["seconds"], self.fraction)
-        seconds, fraction = record["seconds"] - self._first[0], self.fraction - self._first[1]
+        if self._before is None:
+            self._before = self.fraction
+        if self.fraction <= self._before:
+            return None
+        seconds, fraction = self._since(record["seconds"], self.fraction)
         if seconds <= 0 or fraction <= 0:
             return None
         return seconds * (1.0 - self.fraction) / fraction
+
+    def _since(self, seconds: float, fraction: float) -> tuple[float, float]:
+        """How long the second half of the training so far took, and how much was done in it."""
+        if not self._marks:
+            self._begun = seconds
+        self._marks.append((seconds, fraction))
+        middle = (self._begun + seconds) / 2
+        while len(self._marks) > 2 and self._marks[1][0] <= middle:
+            self._marks.popleft()
+        return seconds - self._marks[0][0], fraction - self._marks[0][1]
 
 
 def observer_for(job: Job, *, quiet: bool = False, json: bool = False, stream: TextIO | None = None) -> Observer:

@@ -53,7 +53,8 @@ class Applied:
       duplicate: this stamp had been applied before; nothing was changed.
       round: of a contribution: the synchronous step that it is for, counted from 1; if dropped, how many had been made, but 0
         with backup workers.
-      dropped: of a contribution: it came too late, the step was made before; nothing was changed.
+      dropped: nothing was changed: a contribution that came too late, as its step was made before; or a push with a NaN or an
+        infinity to a job that skips these.
     """
 
     version: int
@@ -75,6 +76,7 @@ class ShardOptions:
       memory_bytes: bound on the reader memory of all shards together; readers without room fall back (see ReaderMemory).
       averaging: weight of one new observation of an averaged parameter.
       seed: of gradient noise.
+      skip_nonfinite: a push with a NaN or an infinity that comes over the network is dropped and counted instead of refused.
     """
 
     replicas: int = 1
@@ -84,6 +86,7 @@ class ShardOptions:
     memory_bytes: int = 1 << 30
     averaging: float = 0.1
     seed: int = 0
+    skip_nonfinite: bool = False
 
     def __post_init__(self):
         if self.replicas < 1:
@@ -152,7 +155,7 @@ class Shard:
 
     @property
     def dropped(self) -> int:
-        """Contributions dropped so far because they came late."""
+        """Contributions dropped so far because they came late, and pushes because they were not finite."""
         return self.header.item(DROPPED)
 
     def counts(self) -> dict[str, int]:
@@ -286,6 +289,11 @@ class Shard:
             if self.round is not None:
                 self.round.leave(replica)
                 self._finish_round(epoch)
+
+    def drop(self, version: int) -> Applied:
+        """Count a push that is left out, taken after a pull of ``version``; returns the answer to it."""
+        fetch_add(self.header, DROPPED, 1)
+        return Applied(self.version, max(self.version - version, 0), dropped=True)
 
     def note_updates(self, count: int) -> int:
         """Count updates that a Hogwild! sweep made to the center in place; returns the version before them."""

@@ -242,7 +242,7 @@ class _Luggage:
             raise JobError(
                 f"[{section}] {key}: there is no {path}; relative paths travel with the job, the cluster's own are absolute"
             )
-        self._files.update(below(path) if path.is_dir() else [path])
+        self._files.update(below(path, [path, self._folder.resolve()]) if path.is_dir() else [path])
         return path
 
     def _take_files(self) -> None:

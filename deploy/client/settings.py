@@ -6,11 +6,15 @@ The file is the nearest ``.hogshead.toml`` in the working directory or one above
     address = "127.0.0.1:50700"
     token_file = "secrets/token"        # relative to this file
     tls_ca = "ca.pem"                   # or tls = true for the system's certificates
+
+It must belong to the caller or to root, and other users must not be able to write to it or to its folder.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +37,7 @@ KEYS: dict[str, tuple[str, type]] = {
     "tls_server_name": ("HOGSHEAD_TLS_SERVER_NAME", str),
 }
 PATHS = ("token_file", "tls_ca", "tls_cert", "tls_key")
+_INSTEAD = "give --address and --token-file, or set HOGSHEAD_ADDRESS and HOGSHEAD_TOKEN"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
@@ -166,15 +171,36 @@ def _nearest_file() -> Path | None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Whoever writes this file is sent the token, so it must not be just anybody, e.g. in /tmp."""
-    facts = path.stat()
-    if os.getuid() != 0 and facts.st_uid not in (os.getuid(), 0):
-        raise UsageError(
-            f"{path} belongs to another user and is not read; give --address and --token-file, or set HOGSHEAD_ADDRESS and "
-            "HOGSHEAD_TOKEN"
-        )
-    if facts.st_mode & 0o002:
-        raise UsageError(f"{path} can be written by everybody and is not read; `chmod o-w {path}`")
+    """Refuse a file that another user may have put there: its author is sent the caller's token.
+
+    Root is asked for the same as all others. It reads every file, so that an owner says more than a permission.
+    """
+    for file in {path, path.resolve()}:  # where a link lies, and where it leads
+        facts, folder = file.lstat(), file.parent.stat()
+        if facts.st_uid not in (os.getuid(), 0):
+            raise UsageError(
+                f"{path} belongs to {_user(facts.st_uid)} and is not read, as it says where your token is sent; {_INSTEAD}"
+            )
+        if not file.is_symlink() and _written_by_others(facts):
+            raise UsageError(
+                f"{path} can be written by other users and is not read; `chmod go-w {path}`, or {_INSTEAD}"
+            )
+        if _written_by_others(folder) and not folder.st_mode & stat.S_ISVTX:
+            raise UsageError(
+                f"{path} is not read, as other users can write to {file.parent}; `chmod go-w {file.parent}`, or {_INSTEAD}"
+            )
+
+
+def _written_by_others(facts: os.stat_result) -> bool:
+    """Everyone may write there, or a group that is not the caller's own."""
+    return bool(facts.st_mode & stat.S_IWOTH or (facts.st_mode & stat.S_IWGRP and facts.st_gid != os.getgid()))
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"the user with id {uid}"
 
 
 def _check_address(address: str) -> None:

@@ -83,8 +83,16 @@ def _import_while_asking(address: str | None) -> None:
         pool.shutdown(wait=False)
     import deploy.cluster.coordinator_actor  # noqa: F401  what a driver needs next
 
-    if asking is not None:
-        asking.result()
+    if asking is not None and asking.result():
+        _present_token()
+
+
+def _present_token() -> None:
+    """Have Ray, which is imported already, present the token of this machine."""
+    from ray._raylet import Config
+
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")
 
 
 def _initialise(job: Job, address: str | None, echo: bool) -> None:

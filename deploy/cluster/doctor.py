@@ -77,7 +77,7 @@ def examine(address: str, job: Job | None = None) -> Examination:
     findings += in_the_way
     if any(finding.fatal for finding in in_the_way):
         return _examination(address, cluster, [], findings)
-    nodes, error = _ask_nodes(address, job)
+    nodes, error = _ask_nodes(address, job, bool(cluster.get("token")))
     if error is not None:
         findings.append(error)
     else:
@@ -148,9 +148,9 @@ def _size(specs: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in specs.values())
 
 
-def _ask_nodes(address: str, job: Job | None) -> tuple[list[dict[str, Any]], Finding | None]:
-    """What the nodes said, or why nothing came back."""
-    request: dict[str, Any] = {"address": address, "probe": True}
+def _ask_nodes(address: str, job: Job | None, token: bool) -> tuple[list[dict[str, Any]], Finding | None]:
+    """What the nodes said, or why nothing came back; ``token``: they want one."""
+    request: dict[str, Any] = {"address": address, "probe": True, "token": token}
     if job is not None:
         from deploy.cluster.bundle import pack
 

@@ -27,25 +27,30 @@ _SETTINGS = 4  # type of frame, RFC 9113 section 6.5
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def require_reachable(address: str) -> None:
+def require_reachable(address: str) -> bool:
     """Say why a cluster cannot be joined from here, if it cannot.
+
+    Returns:
+      Whether it wants the token of this machine, which Ray presents to an address only where RAY_AUTH_MODE says so.
 
     Raises:
       UsageError: that is no address. HogsheadError: the first thing that is in the way, and the remedy.
     """
     if address == "auto":  # Ray looks for a cluster of this machine's
-        return
-    findings, _ = check_reachable(address)
+        return False
+    findings, cluster = check_reachable(address)
     for finding in findings:
         if finding.fatal:
             raise HogsheadError(str(finding))
+    return bool(cluster.get("token"))
 
 
 def check_reachable(address: str) -> tuple[list[Finding], dict[str, Any]]:
     """What keeps this machine from joining the cluster at ``address``, and what is known of the cluster.
 
     Returns:
-      The findings; and {"ray", "python" (of the head), "nodes": [{"id", "address", "name"}, …]}, empty if it was not reached.
+      The findings; and {"ray", "python" (of the head), "nodes": [{"id", "address", "name"}, …], "token": whether the cluster
+      wants one}, empty if it was not reached.
 
     Raises:
       UsageError: that is no address.
@@ -59,11 +64,22 @@ def check_reachable(address: str) -> tuple[list[Finding], dict[str, Any]]:
         return [closed], {}
     if os.environ.get("RAY_AUTH_MODE") == "token" and token_source() is None:  # Ray's client would end its process
         return [_token_finding(f"{host}:{port}")], {}
-    answer = next(talk({"address": f"{_resolved(host)}:{port}"}, ASK_S))
+    answer = _asked(f"{_resolved(host)}:{port}")
     refused = _refused(f"{host}:{port}", answer)
     if refused:
         return [refused], {}
     return [*judge_versions(own_versions(), answer, f"{host}:{port}"), *_not_a_node(answer)], answer
+
+
+def _asked(address: str) -> dict[str, Any]:
+    """The head's answer, at first as ``ray.init`` asks: with the token only if RAY_AUTH_MODE says so.
+
+    A cluster that wants none cannot be asked with one: its nodes call the driver back without it, and the driver refuses that.
+    """
+    answer = next(talk({"address": address}, ASK_S))
+    if answer.get("type") == "AuthenticationError" and "RAY_AUTH_MODE" not in os.environ and token_source():
+        answer = {**next(talk({"address": address, "token": True}, ASK_S)), "token": True}
+    return answer
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -121,10 +137,13 @@ def judge_versions(own: Mapping[str, str], cluster: Mapping[str, Any], where: st
 
 
 def talk(request: Mapping[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
-    """Answers of a new process that asks Ray, see ``deploy.cluster.asking``; the last is {"ended": code or None if too late}."""
+    """Answers of a new process that asks Ray, see ``deploy.cluster.asking``; the last is {"ended": code or None if too late}.
+
+    A true ``request["token"]`` has it present the token, whatever the environment says.
+    """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
-    if "RAY_AUTH_MODE" not in env and token_source():
-        env["RAY_AUTH_MODE"] = "token"  # as ray.init decides it
+    if request.get("token"):
+        env["RAY_AUTH_MODE"] = "token"
     command = [sys.executable, "-P", "-m", "deploy.cluster.asking"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:

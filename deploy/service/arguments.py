@@ -57,4 +57,10 @@ def add_serve(commands, add_command: Callable[..., argparse.ArgumentParser]) -> 
     )
     serve.add_argument("--most-cpus", type=float, metavar="N", help="that one job may take (default: no bound)")
     serve.add_argument("--most-memory-gb", type=float, metavar="N", help="that one job may take (default: no bound)")
+    serve.add_argument(
+        "--most-job-gb",
+        type=float,
+        metavar="N",
+        help="of disk that one job's folder may take before it is asked to end (default: half of the disk)",
+    )
     serve.add_argument("--most-jobs-running", type=int, metavar="N", help="at one time (default: as many as fit)")

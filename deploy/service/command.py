@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+import shutil
 import signal
 import sys
 import threading
@@ -14,12 +16,15 @@ from typing import Any
 
 from deploy.exit_codes import DONE
 from deploy.service.auth import check_exposure, find_token
+from deploy.service.ballast import Ballast
 from deploy.service.demand import Limits
 from deploy.service.instance import alone
 from ps.errors import UsageError
 
 log = logging.getLogger("hogshead.service")
 
+_OPEN_FILES = 8192  # asked of the system
+_OTHER_FILES = 512  # of these for all but connections to the job service: the web page's, jobs' files, the store
 _PATIENCE_S = 5.0  # for a supervisor that waits for the cluster's answer
 
 
@@ -50,15 +55,20 @@ def _run(
     from deploy.service.supervisor import Supervisor
 
     over = stack.enter_context(_termination())
-    store = stack.enter_context(Store(state))
+    ballast = Ballast([jobs, state.parent])
+    ballast.ease()
+    store = stack.enter_context(Store(state, ballast))
     intake = Intake(store, jobs, limits)
     intake.sweep()
+    ballast.hold()
     cluster = RayCluster(arguments.ray)
-    supervisor = Supervisor(store, cluster, jobs, most_running=arguments.most_jobs_running)
+    bounds = {"most_running": arguments.most_jobs_running, "most_job_bytes": _job_bytes(arguments, jobs)}
+    supervisor = Supervisor(store, cluster, jobs, **bounds)
     stack.callback(_stop, supervisor)
     supervisor.start()
     at = {"bind": arguments.bind, "token": token, "tls": tls}
-    server = JobServer(JobsServicer(store, jobs, cluster, intake), port=arguments.port, **at)
+    most = max(_open_files() - _OTHER_FILES, _OTHER_FILES)
+    server = JobServer(JobsServicer(store, jobs, cluster, intake), port=arguments.port, most_connections=most, **at)
     stack.callback(server.stop)
     server.start()
     print(f"job service at {server.address}", flush=True)
@@ -70,6 +80,21 @@ def _run(
         scheme, host = "http" if tls is None else "https", server.address.rpartition(":")[0]
         print(f"web page at {scheme}://{host}:{web.start()}", flush=True)
     over.wait()
+
+
+def _job_bytes(arguments: Namespace, jobs: Path) -> int:
+    """How large the folder of one job may be."""
+    given = arguments.most_job_gb
+    return shutil.disk_usage(jobs).total // 2 if given is None else int(given * 1e9)
+
+
+def _open_files() -> int:
+    """How many files this process may have open: raised as far as it needs, and may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def _stop(supervisor: Any) -> None:
@@ -92,7 +117,7 @@ def _termination() -> Iterator[threading.Event]:
 
 
 def _limits(arguments: Namespace) -> Limits:
-    for name in ("most_upload_mb", "most_cpus", "most_memory_gb", "most_jobs_running"):
+    for name in ("most_upload_mb", "most_cpus", "most_memory_gb", "most_job_gb", "most_jobs_running"):
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise UsageError(f"--{name.replace('_', '-')} must be > 0, got {value:g}")

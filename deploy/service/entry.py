@@ -114,8 +114,8 @@ def attend(folder: JobFolder) -> dict[str, Any]:
                 _forget_files(folder)
                 return outcome_of(summary)
             _clear(attendant.uid)
-        if order.get("wish"):
-            return {"status": "interrupted", "reason": "stopped before it was at work"}
+        if folder.order.get("wish"):  # perhaps only since it is connected
+            return {"status": "interrupted", "reason": "stopped before it was at work", "begun": begun}
         if begun:
             refused = _given_up(folder, order)
             if refused is not None:

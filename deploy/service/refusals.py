@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import sqlite3
 from typing import Any
 
 import grpc
 
+from deploy.service.ballast import is_disk_full
 from deploy.service.store import UnknownJob, WrongState
 from deploy.service.submission import DiskFull
 from ps.errors import UsageError
@@ -43,7 +42,7 @@ def status_of(error: Exception) -> tuple[str, str]:
         return "FAILED_PRECONDITION", str(error)
     if isinstance(error, DiskFull):
         return "RESOURCE_EXHAUSTED", str(error)
-    if _is_disk_full(error):
+    if is_disk_full(error):
         log.error("%s", error)
         return "RESOURCE_EXHAUSTED", "the service's disk is full; delete jobs that have ended"
     log.error("a call failed", exc_info=error)
@@ -57,13 +56,3 @@ def refuse(error: Exception, context: grpc.ServicerContext) -> Any:
     code, reason = status_of(error)
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in reason).split())
     context.abort(grpc.StatusCode[code], line[:LONGEST])
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if isinstance(error, sqlite3.Error) and "full" in str(error):
-            return True
-        error = error.__cause__
-    return False

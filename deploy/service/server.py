@@ -18,6 +18,8 @@ from ps.transport.tls import Tls
 SERVICE = pb.DESCRIPTOR.services_by_name["Jobs"]
 _SHORT_CALLS = 32  # at one time, besides the streams
 _GRACE_S = 2.0
+_IDLE_MS = 30_000  # a client notices nothing of a connection that is closed while it rests
+MOST_CONNECTIONS = 512
 
 
 class JobServer:
@@ -28,6 +30,7 @@ class JobServer:
       token: that every call must carry as ``authorization: Bearer TOKEN``, health checks and reflection too; None: none.
       bind: address to listen at. port: 0 for any free one.
       tls: certificates; None: unencrypted.
+      most_connections: at one time, those without the token included; one more is refused.
 
     Raises:
       UsageError: the token cannot be one.
@@ -41,17 +44,19 @@ class JobServer:
         bind: str = "127.0.0.1",
         port: int = 0,
         tls: Tls | None = None,
+        most_connections: int = MOST_CONNECTIONS,
     ):
         check_token(token, "JobServer")
         self.servicer, self._bind, self._port, self._tls = servicer, bind, port, tls
         count = FOLLOWERS + UPLOADS + FETCHES + _SHORT_CALLS
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="jobs")
         self._health = health.HealthServicer()
+        bounds = {"grpc.max_connection_idle_ms": _IDLE_MS, "grpc.max_allowed_incoming_connections": most_connections}
         self._server = grpc.server(
             self._threads,
             handlers=(handlers(SERVICE, servicer, refuse),),
             interceptors=() if token is None else (Doorkeeper(token, "the service's"),),
-            options=OPTIONS,
+            options=[*OPTIONS, *bounds.items()],
             maximum_concurrent_rpcs=count,  # one more is refused; it would wait for a thread that may never be free
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

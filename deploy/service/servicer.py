@@ -125,10 +125,7 @@ class JobsServicer:
         fields = checked_again(record, self.jobs, asked.overrides, self.intake.limits)
         if asked.HasField("priority"):
             fields["priority"] = asked.priority
-        record = self.store.change(
-            record.id, ENDED, state=State.QUEUED, resume=True, wish="", reason="", ended_at=None, **fields
-        )
-        return self._told(record)
+        return self._told(self.store.reopen(record.id, **fields))
 
     def delete(self, raw: bytes, _call: Call) -> bytes:
         """``Delete``."""
@@ -207,12 +204,17 @@ class JobsServicer:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _end(self, job: str, wish: str) -> JobRecord:
-        """End a job: at once if it waits, else through its driver; what has ended stays as it is."""
+        """End a job: at once if it waits, else through its driver; what has ended stays as it is.
+
+        One that waits to go on is again what it was before it was resumed: nothing of it has changed.
+        """
         while True:
             record = self.store.get(job)
             if record.state in ENDED or (record.state == State.STOPPING and record.wish in (wish, KILL)):
                 return record
             try:
+                if record.state == State.QUEUED and record.earlier:
+                    return self.store.put_back(job, {State.QUEUED})
                 if record.state == State.QUEUED:
                     return self.store.change(
                         job,

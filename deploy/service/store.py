@@ -1,7 +1,7 @@
 """The jobs of a service and where each stands, in SQLite: what was acknowledged is on the disk.
 
 One process has a store open at a time; its threads share it. Write-ahead logging and ``synchronous = FULL``: a change that has
-returned outlives the process and the machine.
+returned outlives the process and the machine. What changes or removes a job works on a full disk too, see ``Ballast``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Condition, RLock
 from typing import Any, Self
 
+from deploy.service.ballast import Ballast
 from deploy.service.states import ENDED, KILL, State
 from ps.errors import HogsheadError, UsageError
 
@@ -43,6 +44,9 @@ MIGRATIONS = (
     """,
     """
     ALTER TABLE jobs ADD COLUMN pieces TEXT NOT NULL DEFAULT '';
+    """,
+    """
+    ALTER TABLE jobs ADD COLUMN earlier TEXT NOT NULL DEFAULT '';
     """,
 )
 
@@ -80,6 +84,7 @@ class JobRecord:
       wish: "stop" or "kill", what was asked of a job at work; "kill" of one that is stopped: what may still run of it is yet to
         be ended, as its cluster was away.
       resume: its next start goes on from its checkpoint.
+      earlier: JSON, what ``Store.reopen`` has changed, as it was, until the job is at work again; empty: it was not resumed.
     """
 
     id: str
@@ -104,14 +109,16 @@ class JobRecord:
     wish: str = ""
     resume: bool = False
     pieces: str = field(default="", repr=False)
+    earlier: str = field(default="", repr=False)
 
 
 _FIELDS = tuple(entry.name for entry in fields(JobRecord))
 _COLUMNS = ", ".join(_FIELDS)
 _CHANGEABLE = frozenset(
     {"state", "reason", "started_at", "ended_at", "priority", "attempt", "overrides", "wish", "resume"}
-    | {"cpus", "gpus", "memory_bytes", "pieces", "on_loss", "most_attempts"}
+    | {"cpus", "gpus", "memory_bytes", "pieces", "on_loss", "most_attempts", "earlier"}
 )
+_EARLIER = tuple(sorted(_CHANGEABLE - {"started_at", "attempt", "resume", "earlier"}))
 
 
 class Store:
@@ -119,13 +126,14 @@ class Store:
 
     Args:
       path: of the file; its folder must exist.
+      ballast: released for a change on a full disk; None: none is kept.
 
     Raises:
       UsageError: the file cannot be opened, is no store of jobs, or is of a later version of Hogshead.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, ballast: Ballast | None = None):
+        self.path, self.ballast = Path(path), ballast or Ballast()
         self._lock = RLock()
         self._changed = Condition()
         self._changes = 0
@@ -267,15 +275,38 @@ class Store:
           WrongState: it is in another state; nothing has changed.
         """
         _check_names(given, _CHANGEABLE)
+        changed = self.ballast.working(lambda: self._change(job, expected, given))
+        self._tell()
+        return changed
+
+    def reopen(self, job: str, **given: Any) -> JobRecord:
+        """Queue a job that has ended, to go on from its checkpoint; ``given`` are fields to set. ``put_back`` undoes it.
+
+        Raises:
+          UnknownJob: there is none.
+          WrongState: it has not ended.
+        """
+        _check_names(given, _CHANGEABLE)
+        fresh = {"state": State.QUEUED, "resume": True, "wish": "", "reason": "", "ended_at": None}
         with self._transaction():
             record = self.get(job)
-            if record.state not in expected:
-                raise WrongState(job, record.state, expected)
-            settings = ", ".join(f"{name} = ?" for name in given)
-            values = [_stored(name, value) for name, value in given.items()]
-            if given:
-                self._connection.execute(f"UPDATE jobs SET {settings} WHERE id = ?", (*values, job))
+            if record.state not in ENDED:
+                raise WrongState(job, record.state, ENDED)
+            earlier = json.dumps({name: _stored(name, getattr(record, name)) for name in _EARLIER})
+            fresh |= given
+            self._set(job, {**{name: _stored(name, value) for name, value in fresh.items()}, "earlier": earlier})
             changed = self.get(job)
+        self._tell()
+        return changed
+
+    def put_back(self, job: str, expected: Collection[State]) -> JobRecord:
+        """Have a job that was resumed and stopped before it was at work be what it was, e.g. succeeded.
+
+        Raises:
+          UnknownJob: there is none.
+          WrongState: it is in another state than ``expected``, or was not resumed.
+        """
+        changed = self.ballast.working(lambda: self._put_back(job, expected))
         self._tell()
         return changed
 
@@ -286,14 +317,38 @@ class Store:
           UnknownJob: there is none.
           WrongState: it is in another state than ``expected``.
         """
+        self.ballast.working(lambda: self._remove(job, expected))
+        self._tell()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _change(self, job: str, expected: Collection[State], given: dict[str, Any]) -> JobRecord:
+        with self._transaction():
+            record = self.get(job)
+            if record.state not in expected:
+                raise WrongState(job, record.state, expected)
+            self._set(job, {name: _stored(name, value) for name, value in given.items()})
+            return self.get(job)
+
+    def _put_back(self, job: str, expected: Collection[State]) -> JobRecord:
+        with self._transaction():
+            record = self.get(job)
+            if record.state not in expected or not record.earlier:
+                raise WrongState(job, record.state, expected)
+            self._set(job, {**json.loads(record.earlier), "resume": 0, "earlier": ""})
+            return self.get(job)
+
+    def _set(self, job: str, stored: dict[str, Any]) -> None:
+        if stored:
+            settings = ", ".join(f"{name} = ?" for name in stored)
+            self._connection.execute(f"UPDATE jobs SET {settings} WHERE id = ?", (*stored.values(), job))
+
+    def _remove(self, job: str, expected: Collection[State]) -> None:
         with self._transaction():
             state = self.get(job).state
             if state not in expected:
                 raise WrongState(job, state, expected)
             self._connection.execute("DELETE FROM jobs WHERE id = ?", (job,))
-        self._tell()
-
-    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         ours = self._number("application_id") == _OURS

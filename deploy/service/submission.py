@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.service.archive import unpack
+from deploy.service.ballast import is_disk_full
 from deploy.service.checking import Checked, check
 from deploy.service.demand import Limits, check_limits
 from deploy.service.folder import ID, JobFolder
@@ -86,6 +87,7 @@ class Intake:
         known = self.store.of_token(submission.client_token)
         if known is not None:
             return known
+        self.store.ballast.hold()
         self._check_announced(submission)
         with self._incoming() as folder:
             self._receive(submission, archive, folder / "archive.zip")
@@ -110,6 +112,8 @@ class Intake:
     def delete(self, job: str) -> None:
         """Forget a job that has ended, and remove its folder.
 
+        On a disk that is full, also of what was kept for that, the job's files make the room that is needed to forget it.
+
         Raises:
           UnknownJob, WrongState: see ``Store.remove``.
         """
@@ -117,6 +121,18 @@ class Intake:
         if record.state not in ENDED:
             raise WrongState(job, record.state, ENDED)
         folder = JobFolder(self.jobs, job).path
+        try:
+            self._forget(job, folder)
+        except (OSError, HogsheadError) as error:
+            if not is_disk_full(error):
+                raise
+            _empty(folder)
+            self._forget(job, folder)
+        self._remove(folder)
+        self.store.ballast.hold()
+
+    def _forget(self, job: str, folder: Path) -> None:
+        """Remove a job from the store; its folder is marked first, so that a crash leaves nothing that is not swept away."""
         if folder.is_dir():
             (folder / MARK).touch()
             _sync(folder)
@@ -125,9 +141,13 @@ class Intake:
         except BaseException:
             (folder / MARK).unlink(missing_ok=True)
             raise
+
+    def _remove(self, folder: Path) -> None:
+        """Remove the folder of a job that was forgotten."""
         with suppress(FileNotFoundError):
             # Out of the way at once: a driver that is just ending may still write, and a removal that is cut off is swept later.
-            gone = folder.rename(Path(tempfile.mkdtemp(dir=self.jobs / INCOMING)) / job)
+            place = self.store.ballast.working(lambda: tempfile.mkdtemp(dir=self.jobs / INCOMING))
+            gone = folder.rename(Path(place) / folder.name)
             shutil.rmtree(gone.parent, ignore_errors=True)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -254,6 +274,15 @@ def checked_again(record: JobRecord, jobs: Path, overrides: Sequence[str], limit
         "on_loss": checked.on_loss,
         "most_attempts": checked.most_attempts,
     }
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that is in a folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.service.bounds import bound_log, folder_bytes
 from deploy.service.folder import BEAT_S, JobFolder
 from deploy.service.leftovers import Leftovers, submission_of
 from deploy.service.ray_jobs import RUNS, Cluster, ClusterAway, Glimpse
 from deploy.service.scheduler import decide
-from deploy.service.states import AT_WORK, KILL, State
+from deploy.service.states import AT_WORK, KILL, STOP, State
 from deploy.service.store import JobRecord, Store, UnknownJob, WrongState
 from deploy.words import plural
 
 log = logging.getLogger("hogshead.service")
 
 LOOK_S = 1.0
+MEASURE_S = 20.0  # between two looks at how large a job's folder is
 _BREATH_S = 0.1  # at least, between two looks
 QUIET_S = 3 * BEAT_S  # after which Ray is asked what became of a driver
 SILENT_S = 60.0  # after which a driver is taken for dead, whatever Ray says
@@ -46,12 +48,15 @@ class _Driver:
     due: float = 0.0  # when it is to be started again
     waits: bool = False  # for that
     condemned: float | None = None  # since when it is to be killed
+    measured: float = float("-inf")  # when its folder was
+    outgrown: str = ""  # why it was asked to end, if its folder was too large
 
 
 class Supervisor:
     """Args:
     store: of the jobs. cluster: where they run. jobs: folder of their folders.
     most_running: bound on jobs at work at one time; None: as many as there is room for.
+    most_job_bytes: bound on the folder of one job at work, which is asked to end beyond it; None: none.
     python: the interpreter that runs a driver on Ray's head. clock: seconds that only rise.
     """
 
@@ -62,11 +67,13 @@ class Supervisor:
         jobs: Path,
         *,
         most_running: int | None = None,
+        most_job_bytes: int | None = None,
         python: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.store, self.cluster, self.jobs = store, Glimpse(cluster), Path(jobs)
         self._most_running, self._python, self._clock = most_running, python, clock
+        self._most_job_bytes = most_job_bytes
         self._drivers: dict[str, _Driver] = {}
         self._leftovers = Leftovers(store, self.cluster, self.jobs, self._command, clock)
         self._over = threading.Event()
@@ -195,16 +202,33 @@ class Supervisor:
             return
         order = folder.order
         if order.get("wish", "") != job.wish:
+            self.store.ballast.ease()  # the driver must be able to save, and to say how the job ended
             folder.order = {**order, "wish": job.wish}
         if job.wish == KILL and self._is_overdue(driver):
             self._leave_behind(job)
             return
         if job.state == State.STARTING and folder.at_work:
             job = self.store.change(job.id, {State.STARTING}, state=State.RUNNING, reason="")
+        self._bound(job, folder, driver)
         if driver.waits:
             self._start_again(job, folder, driver)
         elif self._is_lost(job, folder, driver) and not self._conclude(job, folder):
             self._lose(job, folder, driver)
+
+    def _bound(self, job: JobRecord, folder: JobFolder, driver: _Driver) -> None:
+        """Keep the job's log within its bound, and ask the job to end if its folder is beyond its own."""
+        bound_log(folder.log)
+        most = self._most_job_bytes
+        if most is None or job.wish or self._clock() - driver.measured < MEASURE_S:
+            return
+        driver.measured, size = self._clock(), folder_bytes(folder.path)
+        if size > most:
+            driver.outgrown = (
+                f"its folder has grown to {size / 1e9:.3g} GB, and this service gives a job at most {most / 1e9:.3g} GB "
+                "(--most-job-gb)"
+            )
+            log.warning("%s: %s; it is asked to end", job.id, driver.outgrown)
+            self.store.change(job.id, {job.state}, state=State.STOPPING, wish=STOP, reason=driver.outgrown)
 
     def _conclude(self, job: JobRecord, folder: JobFolder) -> bool:
         """Take up the job's outcome, if there is one; not that of a driver that was ordered before, and was slow to end."""
@@ -212,13 +236,17 @@ class Supervisor:
         ordered_now = outcome.get("order") in (None, folder.order.get("number"))
         if not outcome or not ordered_now:
             return False
+        if outcome.get("begun") is False and job.earlier:
+            self.store.put_back(job.id, AT_WORK)
+            return True
         state = STATES.get(str(outcome.get("status")), State.FAILED)
-        reason = str(outcome.get("reason", ""))
+        reason = self._drivers[job.id].outgrown or str(outcome.get("reason", ""))
         self._end(job, state, reason)
         return True
 
     def _end(self, job: JobRecord, state: State, reason: str, wish: str = "") -> None:
-        self.store.change(job.id, AT_WORK, state=state, reason=reason, ended_at=time.time(), wish=wish, resume=False)
+        ended = {"state": state, "reason": reason, "ended_at": time.time(), "wish": wish}
+        self.store.change(job.id, AT_WORK, **ended, resume=False, earlier="")
         self._drivers.pop(job.id, None)
         log.info("%s: %s%s", job.id, state, f", {reason}" if reason else "")
 

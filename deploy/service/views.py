@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
 
 from deploy.run_directory import versions
+from deploy.service.bounds import kept_from
 from deploy.service.folder import ID
 from deploy.service.glance import Glances, seconds_left, share_done
 from deploy.service.reading import SECRET, Listed, list_inside, open_inside
@@ -106,7 +107,7 @@ class Views:
 
         Returns:
           ``text``, ``start`` and ``end`` (bytes of it in the log) and ``size`` of all; ``anew``: ``offset`` lies beyond the end,
-          so that the log is another one, and this its end.
+          so that the log is another one, or what comes after it was dropped; this is the log's end.
         """
         self._record(job)
         try:
@@ -116,6 +117,8 @@ class Views:
         with file:
             size = os.fstat(file.fileno()).st_size
             anew = offset is not None and not 0 <= offset <= size
+            if offset is not None and not anew and kept_from(file.fileno(), offset) > offset:
+                anew = True  # what would come next was dropped
             if offset is None or anew:
                 start, content = _end_of(file, size)
             else:
@@ -173,9 +176,10 @@ class Views:
         try:
             with self.open(job, "log.txt", inside="") as file:
                 facts = os.fstat(file.fileno())
+                size = facts.st_size - kept_from(file.fileno(), 0)
         except FileNotFoundError:
             return []
-        return [("log.txt", Listed("log.txt", facts.st_size, facts.st_mtime))]
+        return [("log.txt", Listed("log.txt", size, facts.st_mtime))]
 
     def _record(self, job: str) -> JobRecord:
         if not ID.fullmatch(job):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from deploy.service.bounds import kept_from
 from ps.errors import UsageError
 
 BATCH_BYTES = 1 << 20
@@ -126,7 +127,7 @@ class Log:
         self._open, self.offset, self._tail_lines = open_file, offset, tail_lines
 
     def read(self) -> bytes:
-        """What has come since, at most ``LOG_BYTES``; empty: nothing."""
+        """What has come since, at most ``LOG_BYTES``; empty: nothing. Where a part was dropped, a line that says so."""
         try:
             file = self._open()
         except FileNotFoundError:
@@ -134,6 +135,9 @@ class Log:
         with file:
             if self._tail_lines:
                 self.offset, self._tail_lines = _start_of_tail(file, self._tail_lines), 0
+            kept = kept_from(file.fileno(), self.offset)
+            if kept > self.offset:
+                return self._leave_out(file, kept)
             if self.offset >= os.fstat(file.fileno()).st_size:
                 return b""
             file.seek(self.offset)
@@ -141,13 +145,21 @@ class Log:
             self.offset += len(content)
             return content
 
+    def _leave_out(self, file: BinaryIO, kept: int) -> bytes:
+        """Go on with the first whole line of what was kept; returns what is said of the rest."""
+        file.seek(kept)
+        begun = file.readline(LOG_BYTES)  # its beginning was dropped
+        dropped, self.offset = kept + len(begun) - self.offset, kept + len(begun)
+        return f"[{dropped:,} bytes of this log were dropped: it had grown to its bound]\n".encode()
+
 
 def _start_of_tail(file: BinaryIO, lines: int) -> int:
     """Where the last so many lines begin."""
+    first = kept_from(file.fileno(), 0)
     at = end = file.seek(0, os.SEEK_END)
     wanted = lines
-    while at > 0:
-        start = max(0, at - LOG_BYTES)
+    while at > first:
+        start = max(first, at - LOG_BYTES)
         file.seek(start)
         block = file.read(at - start)
         if at == end and block.endswith(b"\n"):
@@ -160,4 +172,4 @@ def _start_of_tail(file: BinaryIO, lines: int) -> int:
             return start + place + 1
         wanted -= found
         at = start
-    return 0
+    return first

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
@@ -20,8 +21,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from deploy.run_directory import to_json
+from deploy.service.bounds import kept_from
+from deploy.service.doorway import MOST_CONNECTIONS, STRANGER_S, Doorway
 from deploy.service.store import Store, UnknownJob
 from deploy.service.tickets import Tickets
 from deploy.service.views import MOST_LISTED, Cluster, Views
@@ -34,6 +38,7 @@ MOST_AT_ONCE = 64  # requests that are being answered
 READERS = 4  # threads
 PIECE_BYTES = 256 << 10
 STOP_SECONDS = 1.0  # for what is being sent
+HANDSHAKE_SECONDS = 10.0  # for TLS
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -98,6 +103,7 @@ class Web:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="web", daemon=True)
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
 
     def start(self) -> int:
         """Listen; returns the port.
@@ -129,18 +135,28 @@ class Web:
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
+            logger=_connections,
             handle_signals=False,
             shutdown_timeout=STOP_SECONDS,
             keepalive_timeout=30.0,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._bind, self._port, ssl_context=self._context)
-        await site.start()
-        return self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        self._doorway = Doorway(self._runner.server, MOST_CONNECTIONS, STRANGER_S)
+        self._listener = await self._loop.create_server(
+            self._doorway,
+            self._bind,
+            self._port,
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else HANDSHAKE_SECONDS,
+        )
+        return self._listener.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
         if self._runner is None:
             return
+        if self._listener is not None:
+            self._listener.close()
         open_ones = [] if self._runner.server is None else list(self._runner.server.connections)
         transports = [connection.transport for connection in open_ones if connection.transport is not None]
         await self._runner.cleanup()
@@ -195,6 +211,8 @@ class Web:
             )
             answer.headers["WWW-Authenticate"] = 'Bearer realm="hogshead"'
             return answer
+        if self._token is None or request.path.startswith("/api/"):
+            self._doorway.admit(request.transport)
         if self._at_work >= MOST_AT_ONCE:
             answer = _problem(503, "too many requests at once; try again in a moment")
             answer.headers["Retry-After"] = "2"
@@ -270,6 +288,7 @@ class Web:
             return _problem(
                 403, "this address is no longer good; go back to the page of the job and open the file from there"
             )
+        self._doorway.admit(request.transport)
         file = await self._loop.run_in_executor(self._pool, lambda: self._views.open(job, path, inside=""))
         try:
             return await self._send(request, file, path)
@@ -278,8 +297,9 @@ class Web:
 
     async def _send(self, request: web.Request, file: BinaryIO, path: str) -> web.StreamResponse:
         """A file as long as it is now: one that grows meanwhile is cut there."""
-        left = file.seek(0, 2)
-        file.seek(0)
+        start = kept_from(file.fileno(), 0)  # a log may have lost its beginning
+        left = file.seek(0, 2) - start
+        file.seek(start)
         name = path.rpartition("/")[2]
         kind = _SHOWN.get(Path(name).suffix)
         response = web.StreamResponse(headers={"Cache-Control": "no-store"})
@@ -299,6 +319,16 @@ class Web:
             await response.write(piece)
             left -= len(piece)
         return response
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """What is logged of a connection tells of more than a request that is no HTTP, which is answered with 400 and is no news."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+_connections = logging.getLogger("hogshead.service.connections")
+_connections.addFilter(_is_our_fault)
 
 
 def _page_files() -> dict[str, tuple[bytes, str, str]]:

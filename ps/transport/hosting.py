@@ -22,6 +22,7 @@ OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # one that connects and says nothing takes a descriptor from others
 ]
 
 Guard = Callable[[Exception, grpc.ServicerContext], Any]

@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc
 
-from ps.errors import HogsheadError, TransportError, UsageError
+from ps.errors import HogsheadError, NonFiniteError, TransportError, UsageError
+from ps.transport.requests import NOT_FINITE
 from ps.transport.retry import WATCH, Attempts, Retry
 from ps.transport.tls import Tls
 from ps.wire import parameters_pb2 as pb
@@ -207,6 +208,9 @@ class Peer:
             return False
 
     def _refusal(self, error: Any, code: grpc.StatusCode, reason: str) -> Exception:
+        if code == grpc.StatusCode.INVALID_ARGUMENT and reason.startswith(NOT_FINITE):
+            message = f"shard {self.index} at {self._address}: {reason}"
+            return NonFiniteError(message, shard=self.index, replica=self.replica)
         if code in _USERS:
             return UsageError(f"shard {self.index} at {self._address}: {reason}")
         version = dict(error.trailing_metadata() or ()).get(_VERSION_KEY)

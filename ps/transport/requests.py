@@ -17,6 +17,7 @@ from ps.wire.framing import crc32, padded
 
 DTYPES = {"float32": pb.FLOAT32, "float64": pb.FLOAT64, "int64": pb.INT64}
 LARGEST = (1 << 62) - 1  # of versions, incarnations and sequence numbers: sums of two stay within int64
+NOT_FINITE = "not finite (NaN or infinity)"  # how such a refusal begins
 _ROW = 8  # bytes of a row number
 
 
@@ -42,6 +43,14 @@ def invalid(reason: str) -> Refused:
 def beyond(reason: str) -> Refused:
     """A request that names what is not there."""
     return Refused("OUT_OF_RANGE", reason)
+
+
+def not_finite(what: str, stamp: Stamp, wrong: str) -> Refused:
+    """A change that would put a NaN or an infinity into the center."""
+    return invalid(
+        f"{NOT_FINITE} in this {what} of replica {stamp.replica}: {wrong}; nothing was changed; lower the step size, clip the "
+        "gradient, or leave such gradients out"
+    )
 
 
 def slice_of(shard: Shard) -> pb.Slice:
@@ -310,8 +319,8 @@ def _pushing(
         raise beyond(f"push: count must be >= 1 and < 2**31, got {given.count}")
     if given.epoch >= 1 << 31:
         raise beyond(f"push: epoch must be < 2**31, got {given.epoch}")
-    if norm is not None and not norm >= 0:
-        raise beyond(f"push: gradient_norm must be >= 0, got {norm}")
+    if norm is not None and not 0 <= norm < math.inf:
+        raise beyond(f"push: gradient_norm must be >= 0 and finite, got {norm}")
     stamp = stamp_of(given.stamp, shard)
     return Pushing(stamp, given.version, given.count, norm, given.epoch, synchronous, parts, number)
 

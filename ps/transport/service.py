@@ -14,11 +14,13 @@ import numpy as np
 
 from ps.admission import Clocks
 from ps.errors import TransportError, UsageError
+from ps.finite import wrong_value
 from ps.shard import Applied, Shard, Stamp
+from ps.stepper import Payload
 from ps.transport import requests
 from ps.transport.answers import Answer, Answers
 from ps.transport.describing import describe, guard, snapshot
-from ps.transport.requests import Incoming, Pushing, Refused, beyond, invalid
+from ps.transport.requests import Incoming, Pushing, Refused, beyond, invalid, not_finite
 from ps.wire import parameters_pb2 as pb
 from ps.wire.framing import MalformedMessage, content_of, crc32, frames, parse, unframe
 
@@ -228,6 +230,8 @@ class ShardService:
         return header, requests.check_exchange(header, self.shard)
 
     def _push(self, asked: Pushing, payload: Any) -> bytes:
+        if self._leaves_out(asked, payload):
+            return _applied(asked.stamp, self.shard.drop(asked.version)).SerializeToString()
         with self._turn(asked.stamp.replica), _said_in_words():
             if asked.synchronous:
                 applied = self.shard.contribute(
@@ -247,6 +251,21 @@ class ShardService:
             self._tell()
         return _applied(asked.stamp, applied).SerializeToString()
 
+    def _leaves_out(self, asked: Pushing, payload: Payload) -> bool:
+        """Whether a push is to be skipped for a NaN or an infinity in it.
+
+        Replicas beside the shard look at each gradient before they push. What comes over the network is another program's.
+
+        Raises:
+          Refused: it holds one, and the job does not skip these; or others wait for this contribution.
+        """
+        wrong = wrong_value(payload)
+        if not wrong:
+            return False
+        if self.shard.options.skip_nonfinite and not asked.synchronous:
+            return True
+        raise not_finite("push", asked.stamp, wrong)
+
     def _as_told(self, stamp: Stamp, applied: Applied) -> Applied:
         """For a retry of the last push what was told then: only then was it known whether a contribution came late."""
         last = self._last.get(stamp.replica)
@@ -259,6 +278,9 @@ class ShardService:
     def _exchange(self, header: pb.Exchange, stamp: Stamp, content: _Content) -> Iterator[bytes]:
         assert content.received is not None
         x, kept_center = content.received, False
+        wrong = wrong_value(x.view(self.shard.center.dtype))
+        if wrong:
+            raise not_finite("exchange", stamp, wrong)
         with self._turn(stamp.replica), _said_in_words():
             applied = self.shard.exchange(x.view(self.shard.center.dtype), header.alpha, stamp, version=header.version)
             if not applied.duplicate:

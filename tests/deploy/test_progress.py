@@ -115,7 +115,8 @@ def test_terminal_rewrites_one_line_and_clears_it(job, monkeypatch):
     assert threading.active_count() == threads
     assert "━" in stream.getvalue() and "1.24M examples/s" in stream.getvalue()
     observer.progress({**PROGRESS, "seconds": 12.0, "epoch": 2.25})
-    assert "0:06 left" in stream.getvalue()
+    observer.progress({**PROGRESS, "seconds": 14.0, "epoch": 2.5})
+    assert "0:04 left" in stream.getvalue()
     assert "\x1b[2K" in stream.getvalue()
     observer.event(DIED)
     observer.finished(SUMMARY)
@@ -181,21 +182,42 @@ def at(seconds: float, **amounts):
 def test_time_left_from_the_rate_so_far(job):
     left = TimeLeft(job)  # 3 epochs
     assert left.update(at(1.0, epoch=0.0)) is None
-    assert left.update(at(3.0, epoch=1.0)) == pytest.approx(4.0)
+    assert left.update(at(3.0, epoch=1.0)) is None
     assert left.fraction == pytest.approx(1 / 3)
+    assert left.update(at(5.0, epoch=1.5)) == pytest.approx(6.0)
     assert left.update(at(7.0, epoch=3.0)) == 0.0
+
+
+def test_start_up_is_not_training(job):
+    """8 s until the first step, .3 s an epoch then; a first estimate from all of it would be minutes."""
+    left = TimeLeft(job)
+    started = [left.update(at(seconds, epoch=0.0)) for seconds in (0.0, 4.0, 7.9)]
+    assert [*started, left.update(at(8.2, epoch=0.01))] == [None] * 4
+    for epoch in (0.5, 1.0, 2.0, 2.9):
+        assert left.update(at(8.2 + 0.3 * (epoch - 0.01), epoch=epoch)) == pytest.approx(0.3 * (3.0 - epoch))
+
+
+def test_time_left_follows_a_rate_that_changes(job):
+    left, seconds = TimeLeft(job), 0.0
+    for step in range(101):  # a slow first epoch, of 100 s
+        left.update(at(seconds := float(step), epoch=step / 100))
+    for step in range(100):  # a fast second one, of 200 s in all with it
+        seen = left.update(at(seconds := seconds + 1.0, epoch=1.0 + step / 50 * 0.5))
+    assert seen == pytest.approx((3.0 - 1.99) * 100, rel=0.05)
 
 
 def test_time_left_of_a_resumed_run_counts_from_where_it_went_on(job):
     left = TimeLeft(job)
     left.update(at(100.0, epoch=2.0))
-    assert left.update(at(101.0, epoch=2.5)) == pytest.approx(1.0)
+    assert left.update(at(101.0, epoch=2.2)) is None
+    assert left.update(at(102.0, epoch=2.5)) == pytest.approx(0.5 / 0.3)
 
 
 def test_time_left_goes_by_the_nearest_bound(job_file):
     left = TimeLeft(load_job(job_file, ["stop.steps=100"]))
     left.update(at(0.0))
-    assert left.update(at(10.0, epoch=0.3, steps=50)) == pytest.approx(10.0)
+    left.update(at(10.0, epoch=0.1, steps=25))
+    assert left.update(at(20.0, epoch=0.3, steps=75)) == pytest.approx(5.0)
 
 
 def test_a_simulated_run_tells_both_times(job):
@@ -239,6 +261,7 @@ def test_time_left_of_a_simulated_run(job_file):
     """A bound on virtual seconds is reached in real ones."""
     left = TimeLeft(load_job(job_file, ["stop.seconds=1000", "stop.epochs="]))
     left.update({**at(0.0), "virtual_seconds": 0.0})
+    left.update({**at(1.0), "virtual_seconds": 125.0})
     assert left.update({**at(2.0), "virtual_seconds": 250.0}) == pytest.approx(6.0)
     assert left.fraction == 0.25
 

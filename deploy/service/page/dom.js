@@ -1,6 +1,9 @@
 // Elements are only ever made here, and text is only ever put in as text: nothing that a job says can become markup.
 
+import { plain } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
+const READ = ["title", "aria-label"]; // attributes that a person reads
 const HANDLERS = ["onclick", "oninput", "onchange", "onsubmit"];
 
 function fill(element, attributes, children) {
@@ -9,13 +12,15 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element[name] = value;
     // The page's policy forbids style attributes; this is the way that it allows.
     else if (name === "style") for (const [key, given] of Object.entries(value)) element.style.setProperty(key, given);
-    else element.setAttribute(name, value === true ? "" : value);
+    else element.setAttribute(name, value === true ? "" : READ.includes(name) ? seen(value) : value);
   }
   for (const child of children.flat(Infinity)) {
-    if (child !== null && child !== undefined && child !== false) element.append(child);
+    if (child !== null && child !== undefined && child !== false) element.append(seen(child));
   }
   return element;
 }
+
+const seen = (child) => (typeof child === "string" ? plain(child) : child);
 
 export const h = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
@@ -25,7 +30,7 @@ export const s = (tag, attributes = {}, ...children) => fill(document.createElem
 export function show(live, ...children) {
   const fresh = document.createDocumentFragment();
   for (const child of children.flat(Infinity)) {
-    if (child !== null && child !== undefined && child !== false) fresh.append(child);
+    if (child !== null && child !== undefined && child !== false) fresh.append(seen(child));
   }
   morphChildren(live, fresh);
 }

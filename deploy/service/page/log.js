@@ -2,12 +2,11 @@
 
 import { poll } from "./api.js";
 import { h } from "./dom.js";
-import { bytes } from "./words.js";
+import { bytes, plain } from "./words.js";
 
 const MOST_CHARACTERS = 400000, LIVE = 2000, RESTING = 15000;
-// Colours and cursor movements of a terminal, and carriage returns of a progress line: only what was left standing is shown.
-const ESCAPES = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]/g;
-const OTHERS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g;
+// Colours and cursor movements of a terminal, bells, and returns of a progress line: only what was left standing is shown.
+const ESCAPES = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|[\x07\x08]/g;
 
 export function logPanel(address, ended, signal, trouble) {
   const text = h("pre", { class: "log", role: "log", tabindex: 0, "aria-label": "What the job printed" });
@@ -31,7 +30,7 @@ export function logPanel(address, ended, signal, trouble) {
     pending = lines.pop();
     return lines.map(last).join("\n") + (lines.length ? "\n" : "");
   }
-  const last = (line) => line.replace(ESCAPES, "").replace(/^.*\r(?=.)/, "").replace(OTHERS, "");
+  const last = (line) => plain(line.replace(ESCAPES, "").replace(/^.*\r(?=.)/, ""));
 
   const whole = document.createTextNode(""), begun = document.createTextNode("");
   text.append(whole, begun);

@@ -55,6 +55,13 @@ export function ago(seconds) {
   return "just now";
 }
 
+// Characters that are not seen but change what is: controls (but tab and ends of lines), marks and turns of the direction of
+// writing, spaces without width, halves of a character.
+const UNSEEN = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
+// A text with such characters written as their codes: what a person reads is what stands there.
+export const plain = (text) => text.replace(UNSEEN, (letter) => `\\u${letter.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`);
+
 export const date = (seconds) => new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 export const words = (name) => String(name).replaceAll("_", " ");

@@ -107,7 +107,7 @@ def test_watch(running, capsys):
         "easgd on mlp: 3 workers, 2 shards",
         "epoch 1.00  loss 0.5  10 examples/s  2 workers",
         "epoch 1  7.0 s  train loss 0.25  accuracy 0.5",
-        "epoch 2.00  loss 0.5  10 examples/s  2 workers  0:12 left",
+        "epoch 2.00  loss 0.5  10 examples/s  2 workers",
         "worker died: worker 1 [2J",
         "succeeded: 2 epochs",
         "2 epochs",

@@ -116,19 +116,64 @@ def test_other_mistakes(monkeypatch):
     assert find_settings().tls
 
 
-def test_a_file_that_others_may_write_is_not_read(monkeypatch):
+EVIL = '[service]\naddress = "evil:1"\n'
+
+
+@pytest.mark.parametrize("place", [".hogshead.toml", "../.hogshead.toml"])
+def test_a_file_or_a_folder_that_others_may_write_is_not_read(place, monkeypatch, tmp_path):
     """Whoever writes it is sent the token."""
-    path = write(Path(".hogshead.toml"), '[service]\naddress = "evil:1"\n')
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    path = write(Path(place), EVIL).resolve()
+    assert find_settings().address == "evil:1"
     path.chmod(0o666)
-    with pytest.raises(UsageError, match="can be written by everybody"):
+    with pytest.raises(UsageError, match="can be written by other users and is not read; `chmod go-w"):
         find_settings()
     path.chmod(0o644)
-    if os.geteuid() == 0:  # root's own files are read by everybody
-        os.chown(path, 12345, -1)
-    monkeypatch.setattr(settings.os, "getuid", lambda: 54321)
-    with pytest.raises(UsageError, match="belongs to another user"):
+    path.parent.chmod(0o777)
+    with pytest.raises(UsageError, match=f"other users can write to {path.parent}; `chmod go-w"):
         find_settings()
+    path.parent.chmod(0o1777)  # as /tmp: there nobody replaces another user's file
+    assert find_settings().address == "evil:1"
     # It is not even looked at where nothing is missing.
     path.chmod(0o666)
     monkeypatch.setenv("HOGSHEAD_TOKEN", "mine")
     assert find_settings({"address": "good:1"}).address == "good:1"
+
+
+def test_a_group_that_is_not_the_callers_own_counts_as_others(monkeypatch):
+    path = write(Path(".hogshead.toml"), EVIL)
+    path.chmod(0o664)
+    assert find_settings().address == "evil:1"
+    monkeypatch.setattr(settings.os, "getgid", lambda: path.stat().st_gid + 1)
+    with pytest.raises(UsageError, match="can be written by other users"):
+        find_settings()
+
+
+@pytest.mark.parametrize("caller", [0, 54321])
+def test_a_file_of_another_user_is_not_read_also_not_by_root(caller, monkeypatch):
+    path, owner = write(Path(".hogshead.toml"), EVIL), os.getuid()
+    if owner == 0:
+        owner = 12345
+        os.chown(path, owner, -1)
+    monkeypatch.setattr(settings.os, "getuid", lambda: caller)
+    with pytest.raises(UsageError, match="belongs to the user .*, as it says where your token is sent; give --address"):
+        find_settings()
+    monkeypatch.setattr(settings.os, "getuid", lambda: owner)
+    assert find_settings().address == "evil:1"
+
+
+def test_a_link_of_another_user_is_not_followed(monkeypatch, tmp_path):
+    real = write(tmp_path / "mine" / "config", EVIL)
+    link = Path(".hogshead.toml")
+    link.symlink_to(real)
+    assert find_settings().address == "evil:1"
+    real.parent.chmod(0o777)
+    with pytest.raises(UsageError, match=f"other users can write to {real.parent}"):
+        find_settings()
+    real.parent.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(link, 12345, -1, follow_symlinks=False)
+        with pytest.raises(UsageError, match="belongs to the user with id 12345"):
+            find_settings()

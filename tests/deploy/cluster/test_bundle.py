@@ -192,12 +192,74 @@ def test_a_folder_that_others_could_write_is_made_private(project, tmp_path):
 
 
 def test_links_travel_as_what_they_point_to(project, tmp_path):
-    (tmp_path / "big.txt").write_text("far away")
-    (project / "data" / "linked.txt").symlink_to(tmp_path / "big.txt")
+    (project / "big.txt").write_text("far away")
+    (project / "data" / "linked.txt").symlink_to(project / "big.txt")
     job = load_job(project / "job.toml", ["task.words=" + str(project / "data" / "linked.txt")])
     moved = unpack(pack(job), tmp_path / "node", job)
     assert Path(moved.task.options["words"]).read_text() == "far away"
     assert Path(moved.task.options["words"]).is_relative_to(tmp_path / "node")
+
+
+def packed_names(project: Path, *patterns: str) -> list[str]:
+    """What of ``data`` and ``linked`` travels with these patterns."""
+    job = load_job(project / "job.toml")
+    made = names(pack(replace(job, cluster=replace(job.cluster, files=list(patterns)))))
+    return [name for name in made if not name.startswith("tasks/")]
+
+
+def test_folders_behind_links_travel_whole(project):
+    (project / "other" / "deep").mkdir(parents=True)
+    (project / "other" / "deep" / "a.txt").write_text("a")
+    (project / "data" / "linked").symlink_to("../other")
+    expected = ["data/deep/more.txt", "data/linked/deep/a.txt", "data/words.txt", "other/deep/a.txt"]
+    assert packed_names(project, "data") == packed_names(project, "data/*") == expected
+    assert packed_names(project, "data/linked") == ["data/linked/deep/a.txt", "other/deep/a.txt"]
+
+
+def test_the_whole_project_travels(project):
+    assert packed_names(project, ".") == ["data/deep/more.txt", "data/words.txt", "job.toml"]
+    assert packed_names(project, "./data") == packed_names(project, "data")
+
+
+def test_a_link_that_leads_out_of_the_project_is_refused(project, tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "away.txt").write_text("far away")
+    link = project / "data" / "deep" / "link"
+    for target in (tmp_path / "far" / "away.txt", tmp_path / "far"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        for pattern in ("data", "data/*", ".", "data/deep/link", "**/*"):
+            with pytest.raises(
+                JobError, match=f"{link} cannot travel with the job: it is a link to {target}, outside of"
+            ):
+                packed_names(project, pattern)
+        assert "far/away.txt" in packed_names(project, str(target))  # as the message says
+    with pytest.raises(JobError, match="outside of"):
+        packed_names(project, "data/deep/link/away.txt")
+    assert "far/away.txt" in packed_names(project, "../far/*")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (".", "a folder that it lies in; remove the link"),
+        ("..", "a folder that it lies in; remove the link"),
+        ("nowhere", "which is not there"),
+        ("link", "which is not there"),
+    ],
+)
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_refused(project, target, message):
+    (project / "data" / "link").symlink_to(target)
+    for pattern in ("data", "data/*", "."):
+        with pytest.raises(JobError, match=message):
+            packed_names(project, pattern)
+
+
+def test_what_is_no_file_is_refused(project):
+    os.mkfifo(project / "data" / "pipe")
+    for pattern in ("data", "data/*", "data/pipe"):
+        with pytest.raises(JobError, match="pipe cannot travel with the job: it is no file"):
+            packed_names(project, pattern)
 
 
 @pytest.mark.parametrize(

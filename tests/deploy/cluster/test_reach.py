@@ -112,6 +112,25 @@ def test_a_port_that_does_not_answer_is_found(monkeypatch, error, words):
     assert finding.kind == "port-filtered" and words in finding.what and "firewall" in finding.remedy
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_token_is_presented_only_where_the_cluster_wants_one(head, monkeypatch, wanted):
+    """One that wants none cannot call back a driver that does; its nodes then seem to start no process."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
+    requests = []
+
+    def talk(request, timeout_s):
+        requests.append(request.get("token", False))
+        refused = {"stage": "error", "type": "AuthenticationError", "error": "RPC error"}
+        return iter([refused if wanted and not request.get("token") else head.answer])
+
+    monkeypatch.setattr(reach, "talk", talk)
+    findings, cluster = reach.check_reachable(head.address)
+    assert findings == [] and bool(cluster.get("token")) is wanted
+    assert requests == ([False, True] if wanted else [False])
+    assert reach.require_reachable(head.address) is wanted
+
+
 @pytest.mark.parametrize(
     ("environment", "kind", "words"),
     [

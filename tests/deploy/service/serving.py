@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from deploy.service.ballast import Ballast
 from deploy.service.demand import Limits
 from deploy.service.folder import JobFolder
 from deploy.service.ray_jobs import ClusterAway, NodeFacts
@@ -70,12 +71,22 @@ class Serving:
       jobs: folder of the jobs. store, cluster, intake, server: its parts.
     """
 
-    def __init__(self, folder: Path, token: str | None = TOKEN, tls: Tls | None = None, limits: Limits | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        token: str | None = TOKEN,
+        tls: Tls | None = None,
+        limits: Limits | None = None,
+        ballast_bytes: int = 0,
+    ):
         self.jobs = folder / "jobs"
         self.jobs.mkdir(exist_ok=True)
-        self.store, self.cluster, self.token = Store(folder / "jobs.sqlite"), FakeCluster(), token
+        ballast = Ballast([self.jobs] if ballast_bytes else [], ballast_bytes)
+        ballast.ease()
+        self.store, self.cluster, self.token = Store(folder / "jobs.sqlite", ballast), FakeCluster(), token
         self.intake = Intake(self.store, self.jobs, limits or Limits())
         self.intake.sweep()
+        ballast.hold()
         self.servicer = JobsServicer(self.store, self.jobs, self.cluster, self.intake)
         self.server = JobServer(self.servicer, token=token, tls=tls)
         self.port = self.server.start()

@@ -163,7 +163,8 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(ray, folder):
 
 def test_a_job_that_is_to_stop_is_not_begun(ray, folder):
     folder.order = {**folder.order, "wish": "stop"}
-    assert entry.attend(folder)["status"] == "interrupted" and not ray.begun
+    outcome = entry.attend(folder)
+    assert (outcome["status"], outcome["begun"]) == ("interrupted", False) and not ray.begun
 
 
 def test_a_wish_is_carried_out(ray, folder):

@@ -52,6 +52,7 @@ WRONG = [
     (["--most-upload-mb", "nan"], "--most-upload-mb must be > 0"),
     (["--most-upload-mb", "5000"], "at most 2000"),
     (["--most-jobs-running", "-1"], "--most-jobs-running must be > 0"),
+    (["--most-job-gb", "0"], "--most-job-gb must be > 0"),
     (["--port", "70000"], "--port must be a port, 0 to 65535, got 70000"),
     (["--tls-cert", "absent.pem"], "cert and key must be given together"),
     (["--tls-cert", "absent.pem", "--tls-key", "absent.key"], "Tls: cannot read"),

@@ -136,6 +136,17 @@ def test_a_job_that_has_ended_goes_on(service, client, state):
     assert (record.resume, record.wish, record.ended_at) == (True, "", None)
 
 
+@pytest.mark.parametrize("state", sorted(ENDED))
+def test_a_job_that_is_stopped_before_it_goes_on_is_what_it_was(service, client, state):
+    client.submit(overrides=["seed=1"])
+    service.store.change("tiny-1", {State.QUEUED}, state=state, reason="why", ended_at=9.0, wish="kill", started_at=3.0)
+    before = service.store.get("tiny-1")
+    for _ in range(2):
+        client.resume(id="tiny-1", overrides=["workers.count=5"], priority=3)
+        assert client.stop(id="tiny-1").state == pb.State.Value(state.name)
+        assert service.store.get("tiny-1") == before
+
+
 def test_a_job_goes_on_only_with_overrides_that_fit(service, client):
     client.submit()
     refused(Code.FAILED_PRECONDITION, "job tiny-1 is queued", client.resume, id="tiny-1")

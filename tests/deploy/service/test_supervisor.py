@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -200,6 +201,40 @@ def test_a_resumed_job_begins_above_what_it_has_done(theatre):
     assert (order["above"], order["overrides"], order["wish"]) == (1, ["stop.epochs=9"], "")
     assert not theatre.folder(job).outcome
     assert theatre.state(job) == "starting", "what the earlier generation has trained does not count"
+
+
+def resumed(theatre):
+    """A job that has succeeded and is being started again; its record before."""
+    job = theatre.submit()
+    theatre.look()
+    theatre.drive(job)
+    theatre.folder(job).outcome = {"status": "done", "reason": "3 epochs are done"}
+    theatre.look()
+    before = theatre.store.get(job)
+    theatre.store.reopen(job, priority=7)
+    theatre.look()
+    assert theatre.state(job) == "starting"
+    theatre.store.change(job, {State.STARTING}, state=State.STOPPING, wish="stop")
+    return before
+
+
+def test_a_job_that_is_stopped_before_it_is_at_work_again_is_what_it_was(theatre):
+    before = resumed(theatre)
+    theatre.folder(before.id).outcome = {"status": "interrupted", "reason": "stopped", "begun": False}
+    theatre.look()
+    after = theatre.store.get(before.id)
+    assert (after.state, after.reason, after.attempt) == (State.SUCCEEDED, "3 epochs are done", 2)
+    assert replace(after, attempt=before.attempt) == before
+
+
+def test_a_job_that_is_stopped_when_it_is_at_work_again_is_stopped(theatre):
+    job = resumed(theatre).id
+    theatre.drive(job)
+    theatre.folder(job).outcome = {"status": "interrupted", "reason": "stopped after 4 epochs"}
+    theatre.look()
+    after = theatre.store.get(job)
+    assert (after.state, after.reason, after.priority) == (State.STOPPED, "stopped after 4 epochs", 7)
+    assert (after.resume, after.earlier) == (False, "")
 
 
 def test_a_folder_that_is_gone_does_not_stop_the_others(theatre):

@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import re
+import socket
 import ssl
 import threading
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -280,6 +282,92 @@ def test_a_request_with_a_body_or_a_giant_header_is_refused(served):
     assert served.get("/api/jobs").status == 200
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA b\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        bytes(range(256)),
+    ],
+)
+def test_a_malformed_request_is_refused_and_not_logged(served, knocking, caplog, junk):
+    (connection,) = knocking(served)
+    connection.sendall(junk)
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.0 400")
+    assert served.get("/healthz").status == 200
+    assert not caplog.records
+
+
+@pytest.fixture
+def knocking(tmp_path):
+    """Makes connections to a page; all are closed with the test."""
+    with ExitStack() as stack:
+
+        def knock(served: Served, count: int = 1) -> list[socket.socket]:
+            address = ("127.0.0.1", served.port)
+            return [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(count)]
+
+        yield knock
+
+
+def asked(connection: socket.socket, path: str, token: str = TOKEN) -> bytes:
+    """The first bytes of the answer to a request on a connection."""
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    return connection.recv(1 << 16)
+
+
+def test_connections_without_the_token_give_way_to_new_ones(tmp_path, knocking, monkeypatch):
+    monkeypatch.setattr("deploy.service.web.MOST_CONNECTIONS", 8)
+    monkeypatch.setattr("deploy.service.web.STRANGER_S", 600.0)
+    with Served(tmp_path) as served:
+        (known,) = knocking(served)
+        assert asked(known, "/api/jobs").startswith(b"HTTP/1.1 200")
+        idle = knocking(served, 50)
+        assert [connection.recv(1) for connection in idle[:43]] == [b""] * 43  # closed: only so many are kept
+        for _ in range(20):
+            (fresh,) = knocking(served)
+            assert asked(fresh, "/healthz").startswith(b"HTTP/1.1 200")
+        assert asked(known, "/healthz").startswith(b"HTTP/1.1 200")
+
+
+def test_all_with_the_token_keep_their_places(tmp_path, knocking, monkeypatch):
+    monkeypatch.setattr("deploy.service.web.MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("deploy.service.web.STRANGER_S", 600.0)
+    with Served(tmp_path) as served:
+        known = knocking(served, 3)
+        assert all(asked(connection, "/api/jobs").startswith(b"HTTP/1.1 200") for connection in known)
+        (late,) = knocking(served)
+        assert late.recv(1) == b""
+        assert all(asked(connection, "/api/jobs").startswith(b"HTTP/1.1 200") for connection in known)
+
+
+def test_a_connection_that_does_not_show_the_token_is_closed_in_time(tmp_path, knocking, monkeypatch):
+    monkeypatch.setattr("deploy.service.web.STRANGER_S", 0.2)
+    with Served(tmp_path) as served:
+
+        def answered(token: str) -> socket.socket:
+            """A connection whose request came in time; a busy machine may need another."""
+            while True:
+                (connection,) = knocking(served)
+                with suppress(ConnectionError):
+                    if asked(connection, "/api/jobs", token).startswith(
+                        b"HTTP/1.1 200" if token == TOKEN else b"HTTP/1.1 401"
+                    ):
+                        return connection
+
+        known, wrong = answered(TOKEN), answered("wrong")
+        silent, slow = knocking(served, 2)
+        with suppress(ConnectionError):  # it may be closed already
+            slow.sendall(b"GET /api/jobs HTTP/1.1\r\nHost:")
+        for connection in (silent, slow, wrong):
+            with suppress(ConnectionResetError):  # aborted with what it had sent unread
+                assert connection.recv(1) == b""
+        assert asked(known, "/api/jobs").startswith(b"HTTP/1.1 200")
+
+
 def test_over_tls(tmp_path):
     pytest.importorskip("cryptography", reason="the package cryptography makes the certificates of these tests")
     authority = Authority(tmp_path, "ours")
@@ -311,8 +399,6 @@ def test_it_stops_while_somebody_listens_and_leaves_nothing(tmp_path, monkeypatc
     job = served.add().id
     (served.run(job) / "big.bin").write_bytes(b"\0" * (8 << 20))
     [file] = served.get(f"/api/jobs/{job}/files").json()["files"]
-    import socket
-
     with socket.create_connection(("127.0.0.1", served.port)) as slow:
         slow.sendall(f"GET /{file['href']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert slow.recv(100).startswith(b"HTTP/1.1 200")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ps.admission import Clocks
+from ps.finite import first_nonfinite
 from ps.rules import Adagrad
 from ps.shard import Shard
 from ps.transport.requests import LARGEST, Refused
@@ -140,7 +141,7 @@ WRONG_PUSH = st.one_of(
     WRONG_FIELD,
     st.tuples(st.just("count"), st.just(0) | st.integers(2**31, 2**32 - 1)),
     st.tuples(st.just("epoch"), st.integers(2**31, 2**32 - 1)),
-    st.tuples(st.just("gradient_norm"), st.just(math.nan) | st.floats(max_value=-1e-300)),
+    st.tuples(st.just("gradient_norm"), st.just(math.nan) | st.just(math.inf) | st.floats(max_value=-1e-300)),
     st.tuples(st.just("synchronous"), st.just(True)),
 )
 WRONG_EXCHANGE = st.one_of(
@@ -226,6 +227,59 @@ def test_a_content_that_is_too_large_is_refused_before_any_of_it_comes():
     header.parts[0].rows = 1 << 30
     header.bytes = (1 << 30) * 16
     refused("push", *carried(header, b"x"))
+
+
+# -- values that are not finite ---------------------------------------------------------------------------------------
+
+
+def poisoned(content: bytes, index: int, value: float) -> bytes:
+    """A content of float32 with another value at ``index``, counted from its end if negative."""
+    values = np.frombuffer(content, np.float32).copy()
+    values[index] = value
+    return values.tobytes()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("index", [0, 4, -1])
+def test_a_change_with_a_value_that_is_not_finite_is_refused(value, index):
+    reason = f" is {value}; nothing was changed"
+    for method, make in (("push", valid_push), ("exchange", valid_exchange)):
+        header, content = make(service().shard)
+        refused(method, *carried(header, poisoned(content, index, value)), reason=reason)
+    header, content = valid_push(service().shard, rows=True)
+    refused("push", *carried(header, poisoned(content, 4, value)), reason=f"element 0 of 'table'{reason}")
+    refused("push", *carried(header, poisoned(content, -1, value)), reason=f"element 2 of 'mean'{reason}")
+    request = rows_request(values=struct.pack("<4f", 1, 2, value, 4))
+    refused("push_rows", request.SerializeToString(), reason=f"element 2 of 'table'{reason}")
+
+
+def test_the_largest_and_the_smallest_numbers_are_finite():
+    for dtype in (np.float32, np.float64):
+        bounds = np.finfo(dtype)
+        values = np.array([bounds.max, -bounds.max, bounds.tiny, bounds.smallest_subnormal, 0.0, -0.0], dtype)
+        assert first_nonfinite(values) is None
+        for wrong in (np.nan, -np.nan, np.inf, -np.inf):
+            assert first_nonfinite(np.append(values, dtype(wrong))) == values.size
+
+
+def test_a_job_that_skips_such_gradients_drops_and_counts_the_push():
+    (shard,) = private_state(parameters(), Adagrad(lr=0.5), 1, replicas=3, skip_nonfinite=True).shards
+    made = ShardService(shard, ServiceOptions())
+    where = pb.Slice(shard=0, dtype=pb.FLOAT32, start=0, stop=shard.range.size)
+    content = poisoned(bytes(shard.center.nbytes), 1, math.nan)
+
+    def header(kind, **facts):
+        return kind(slice=where, stamp=pb.Stamp(incarnation=1, sequence=1), bytes=len(content), **facts)
+
+    center = shard.center.copy()
+    (raw,) = made.push(iter(carried(header(pb.Push, count=1), content)), Listening())
+    reply = pb.PushReply.FromString(raw)
+    assert (reply.dropped, reply.version, shard.version, shard.dropped) == (True, 0, 0, 1)
+    with pytest.raises(Refused, match="not finite"):  # an exchange tells parameters: there is nothing to skip
+        list(made.exchange(iter(carried(header(pb.Exchange, alpha=0.5), content)), Listening()))
+    np.testing.assert_array_equal(shard.center, center)
+    (raw,) = made.push(iter(carried(header(pb.Push, count=1), bytes(shard.center.nbytes))), Listening())
+    assert pb.PushReply.FromString(raw).version == 1  # its stamp was not used up
 
 
 # -- rows in one message ----------------------------------------------------------------------------------------------

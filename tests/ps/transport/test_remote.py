@@ -9,7 +9,7 @@ from inspect import signature
 import numpy as np
 import pytest
 
-from ps.errors import TransportError, UsageError
+from ps.errors import NonFiniteError, TransportError, UsageError
 from ps.rows import Rows
 from ps.rules import SGD, Adagrad, AdaptiveRevision, Add
 from ps.shard import Applied, Shard, Stamp
@@ -293,3 +293,15 @@ def test_what_does_not_fit_is_refused_in_words(serving, call, message):
 def test_a_contribution_where_no_rounds_are_made_is_refused(serving):
     with pytest.raises(TransportError, match="this job makes no synchronous steps"):
         serving(zeros(8), Add()).port().contribute(ONES, Stamp(0, 1, 1), version=0)
+
+
+def test_a_change_that_is_not_finite_is_refused_as_such_and_the_port_goes_on(serving):
+    made = serving(zeros(8))
+    port, wrong = made.port(), np.where(np.arange(8) == 5, np.inf, ONES).astype(np.float32)
+    with pytest.raises(NonFiniteError, match="push of replica 0: element 5 is inf; nothing was changed") as raised:
+        port.push(wrong, Stamp(0, 1, 1), version=0)
+    assert raised.value.shard == 0
+    with pytest.raises(NonFiniteError, match="exchange of replica 0: element 5 is inf"):
+        port.exchange(wrong, 0.5, Stamp(0, 1, 2), version=0)
+    assert port.push(ONES, Stamp(0, 1, 3), version=0) == Applied(1, 0)
+    np.testing.assert_array_equal(made.shard.center, ONES)
