@@ -81,7 +81,7 @@ def sections(part: str, replicas: int, updates: int) -> dict[str, Any]:
             "stop": {"steps": 10_000},
         }
     generated = {"task": {"name": f"{generated_task()}:GeneratedSVM", "examples": 100_000}}
-    bundled = {"task": "sparse_linear", "data": {"train": "hogshead:a9a"}}
+    bundled = {"task": {"name": "sparse_linear", "bias": False}, "data": {"train": "hogshead:a9a"}}
     return {
         **(bundled if part == "linear" else generated),
         "strategy": "hogwild",

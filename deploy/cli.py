@@ -16,7 +16,7 @@ from typing import NoReturn
 from deploy.client.arguments import add_client_commands
 from deploy.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from deploy.service.arguments import add_serve
-from ps.errors import HogsheadError, UsageError, nearest
+from ps.errors import HogsheadError, UsageError, meant, nearest
 
 # Workers are processes, one per core; the threads of a BLAS inside each would only fight over the same cores.
 THREAD_SETTINGS = (
@@ -57,14 +57,18 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, but the command itself says what it does not know, and what may have been meant."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            hint = nearest(str(unknown[0]), self._option_string_actions)
-            meant = hint if "did you mean" in hint else ""  # not a list of all options
-            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}; see `{self.prog} --help`{meant}")
+            hint = meant(unknown[0], self._option_string_actions)
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}; see `{self.prog} --help`{hint}")
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            raise UsageError(f"there is no command {value!r}{nearest(str(value), map(str, action.choices))}")
+        if action.choices is None or value in action.choices:
+            return
+        choices = list(map(str, action.choices))
+        if action.option_strings:
+            name = action.option_strings[0]
+            raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}{meant(value, choices)}")
+        raise UsageError(f"there is no command {value!r}{nearest(str(value), choices)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
     predict = _add(commands, "predict", "predictions of a trained model", "predict")
     predict.add_argument("run", metavar="RUN", help="run directory with a checkpoint")
     predict.add_argument("input", metavar="INPUT", help="file of the kind that the task reads")
+    predict.add_argument(
+        "--output", choices=("label", "score", "probability"), help="of a classifier; by default the label"
+    )
     predict.add_argument("--out", metavar="FILE", help=".npy, .csv or .txt instead of lines on standard output")
     what = "a trained model as a state_dict for PyTorch, or as safetensors"
     export = _add(commands, "export", what, "export", "deploy.export")

@@ -109,6 +109,7 @@ def list_keys(arguments: Namespace) -> int:
 
 def predict(arguments: Namespace) -> int:
     """Print or save the predictions of a run's model for a file of inputs."""
+    from deploy.prediction import predict_with
     from deploy.run_directory import require_run
     from deploy.saving import check_run, load_parameters
     from worker.data.fetch import local
@@ -122,7 +123,8 @@ def predict(arguments: Namespace) -> int:
     for member in ("predict", "load_inputs"):
         if not callable(getattr(task, member, None)):
             raise UsageError(f"task {job.task.name!r} has no method {member}, so that it cannot predict from a file")
-    predictions = task.predict(load_parameters(run), task.load_inputs(local(arguments.input, "INPUT")))
+    inputs = task.load_inputs(local(arguments.input, "INPUT"))
+    predictions = predict_with(task, load_parameters(run), inputs, arguments.output, job.task.name)
     _write_predictions(predictions, arguments.out)
     for note in task.input_notes() if hasattr(task, "input_notes") else []:
         print(f"hogshead: {note}", file=sys.stderr)

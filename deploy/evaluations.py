@@ -10,6 +10,8 @@ import numpy as np
 from deploy.crew import EVALUATOR, Crew
 from deploy.setup import SNAPSHOTS, Setup
 from ps.errors import NonFiniteError
+from worker.data.dataset import Dataset
+from worker.data.finite import blame, not_finite_in
 
 
 class Evaluations:
@@ -54,7 +56,7 @@ class Evaluations:
         self._last_versions = self._versions()
         vector = self._setup.arrays["snapshots"][free]
         np.copyto(vector, self._setup.result_vector())
-        require_finite(vector)
+        require_finite(vector, self._setup.dataset)
         self._under_way.append((epoch, free, facts))
         self._crew.tell(EVALUATOR, "evaluate", snapshot=free)
 
@@ -68,9 +70,9 @@ class Evaluations:
         return tuple(shard.version for shard in self._setup.state.shards)
 
 
-def require_finite(vector: np.ndarray) -> None:
-    """Raise NonFiniteError unless all of ``vector`` is finite."""
+def require_finite(vector: np.ndarray, dataset: Dataset) -> None:
+    """Raise NonFiniteError unless all of ``vector`` is finite; it says so if ``dataset`` is not finite either."""
     if not np.isfinite(vector).all():
-        raise NonFiniteError(
-            "the parameters are not finite (NaN or infinity); lower the step size, or clip the gradient ([rule] clip_norm)"
-        )
+        message = "the parameters are not finite (NaN or infinity)"
+        remedy = "lower the step size, or clip the gradient ([rule] clip_norm)"
+        raise NonFiniteError(blame(message, not_finite_in(dataset), remedy))

@@ -30,7 +30,7 @@ from deploy.sections import (
 )
 from deploy.service.section import ServiceSection
 from deploy.simulator.section import SimulationSection, check_against
-from ps.errors import JobError, UsageError
+from ps.errors import JobError, UsageError, meant
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Job:
         if self.seed < 0:
             raise JobError(f"seed must be >= 0, got {self.seed}")
         if self.backend not in BACKENDS:
-            raise JobError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {self.backend!r}")
+            known = ", ".join(map(repr, BACKENDS))
+            raise JobError(f"backend must be one of {known}, got {self.backend!r}{meant(self.backend, BACKENDS)}")
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise JobError(f"name must be usable as a folder's name, got {self.name!r}")
         check_against(self.simulation, self.workers.count, self.shards.count)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deploy.baseline import no_better_than_baseline
 from deploy.blueprint import Blueprint
 from deploy.crew import EVALUATOR
 from deploy.evaluations import require_finite
@@ -188,7 +189,7 @@ class Launcher:
             self._turn(PROGRESS_S)
         self._report_progress()
         self.monitor.end_epoch()  # of an epoch that a bound has cut short
-        require_finite(self._result_vector())
+        require_finite(self._result_vector(), self.setup.dataset)
         if not self.interrupted:
             if not self.evaluations.is_current():
                 self._evaluate(self.coordinator.ended - 1)
@@ -202,6 +203,9 @@ class Launcher:
 
     def _conclude(self) -> Result:
         status = "failed" if self.failure else "interrupted" if self.interrupted else "done"
+        warning = no_better_than_baseline(self.setup.task, self.evaluations.latest) if status == "done" else None
+        if warning is not None:
+            self._event("warning", warning)
         summary = summarise(
             self.setup,
             self.directory.path,
@@ -270,6 +274,9 @@ class Launcher:
         self.directory.record(record)
         self.observer.evaluation(record)
         self._effects.extend(self.coordinator.evaluated(epoch, message["metrics"]))
+        guess = None if self.coordinator.goal is None else self.coordinator.goal.guess()
+        if guess is not None:
+            self._event("metric", guess)
 
     def _carry_out(self) -> None:
         while self._effects:

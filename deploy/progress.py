@@ -2,7 +2,8 @@
 depends on the terminal and the options.
 
 An observer has five methods, called in the launcher's process:
-  ``started(info)``       run (path), parameters, examples, workers, shards, epoch (if resumed); all may be missing
+  ``started(info)``       run (path), parameters, examples, workers, shards, epoch (if resumed), notes (of the task, lines);
+                          all may be missing
   ``progress(record)``    a ``"progress"`` record of ``metrics.jsonl``
   ``evaluation(record)``  an ``"evaluation"`` record
   ``event(record)``       an ``"event"`` record
@@ -124,6 +125,8 @@ class Lines(Observer):
     def started(self, info: Record) -> None:
         self._run = info.get("run")
         self._say(start_line(info))
+        for note in info.get("notes") or []:
+            self._say(note)
 
     def progress(self, record: Record) -> None:
         left = self._time_left.update(record)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.prediction import predict_with
 from deploy.run_directory import read_metrics
 from ps.errors import UsageError
 from worker.data.fetch import local
@@ -42,11 +43,14 @@ class Result:
         """The records of ``metrics.jsonl``."""
         return read_metrics(self.run)
 
-    def predict(self, inputs: Any) -> np.ndarray:
+    def predict(self, inputs: Any, output: str | None = None) -> np.ndarray:
         """The task's predictions for ``inputs``: a file name, or what the task's ``predict`` takes.
 
+        Args:
+          output: "label", "score" or "probability", of a task that has them; None is what it predicts by default.
+
         Raises:
-          UsageError: the task cannot predict.
+          UsageError: the task cannot predict, or has no such output.
         """
         if not callable(getattr(self.task, "predict", None)):
             raise UsageError(f"task {type(self.task).__name__} has no method predict")
@@ -54,4 +58,4 @@ class Result:
             inputs = self.task.load_inputs(local(str(inputs), "predict"))
             for note in self.task.input_notes() if hasattr(self.task, "input_notes") else []:
                 warnings.warn(note, stacklevel=2)
-        return self.task.predict(self.parameters, inputs)
+        return predict_with(self.task, self.parameters, inputs, output)

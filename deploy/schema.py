@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar
 
-from ps.errors import JobError, nearest
+from ps.errors import JobError, meant, nearest
 
 _TYPE_WORDS = {
     int: "an integer",
@@ -139,7 +139,7 @@ def check_type(section: str, name: str, value: Any, expected: Any, example: Any 
             return converted
     words = " or ".join(_describe(option) for option in _options(expected) if option is not type(None))
     choices = [choice for option in _options(expected) for choice in typing.get_args(option) if isinstance(choice, str)]
-    hint = _meant(value, choices) if isinstance(value, str) and choices else _example_text(name, example)
+    hint = meant(value, choices) if isinstance(value, str) and choices else _example_text(name, example)
     raise JobError(f"{label(section, name)} must be {words}, got {show(value)}{hint}")
 
 
@@ -148,7 +148,7 @@ def check_bounds(section: str, entry: Field, value: Any) -> None:
     rules = entry.metadata
     if isinstance(value, str) and rules.get("one_of") and value not in rules["one_of"]:
         raise JobError(
-            f"{label(section, entry.name)} must be {bound_text(entry)}, got {value!r}{_meant(value, rules['one_of'])}"
+            f"{label(section, entry.name)} must be {bound_text(entry)}, got {value!r}{meant(value, rules['one_of'])}"
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
@@ -183,12 +183,6 @@ def show(value: Any) -> str:
     word = next((text for kind, text in _TYPE_WORDS.items() if type(value) is kind), type(value).__name__)
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({word})"
-
-
-def _meant(word: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'auto'?"``, or nothing: the choices stand in the message already."""
-    hint = nearest(word, choices)
-    return hint if "did you mean" in hint else ""
 
 
 def _options(expected: Any) -> tuple[Any, ...]:

@@ -159,7 +159,11 @@ class StopSection(Section):
     seconds: float | None = key(None, help="wall-clock seconds of training", above=0, example=60)
     patience: int | None = key(None, help="evaluations without a better metric before stopping", at_least=1, example=3)
     metric: str | None = key(None, help="metric for patience, target and best", example="test_accuracy")
-    mode: str = key("auto", help="whether a smaller or a larger metric is better", one_of=("auto", "min", "max"))
+    mode: str = key(
+        "auto",
+        help="whether a smaller or a larger metric is better; auto goes by its name",
+        one_of=("auto", "min", "max"),
+    )
     target: float | None = key(None, help="stop when the metric is this good", example=0.95)
     on_nonfinite: str = key(
         "stop", help="a NaN or infinity: stop, or skip that gradient and count it", one_of=("stop", "skip")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from deploy.baseline import no_better_than_baseline
 from deploy.evaluations import require_finite
 from deploy.job import Job
 from deploy.monitor import Monitor
@@ -214,7 +215,7 @@ class Simulation:
                 raise WorkerError(self._standstill())
         self.records.progress(self.living, last=True)
         self.monitor.end_epoch()  # of an epoch that a bound has cut short
-        require_finite(self.setup.result_vector())
+        require_finite(self.setup.result_vector(), self.setup.dataset)
         if not self.records.is_evaluated:
             self._evaluate(self.coordinator.ended - 1)
 
@@ -226,6 +227,10 @@ class Simulation:
     def _conclude(self) -> Outcome:
         evaluations = self.records.evaluations
         status = "failed" if self.failure else "interrupted" if self.interrupted else "done"
+        latest = evaluations[-1]["evaluation"] if evaluations else {}
+        warning = no_better_than_baseline(self.setup.task, latest) if status == "done" else None
+        if warning is not None:
+            self.records.event("warning", warning)
         summary = summarise(
             self.setup,
             self._path,
@@ -234,7 +239,7 @@ class Simulation:
             status=status,
             seconds=self.records.wall,
             virtual_seconds=self.clock.now,
-            evaluation=evaluations[-1]["evaluation"] if evaluations else {},
+            evaluation=latest,
             deaths=self.failures.deaths,
             error=self.failure,
             shard_counts=total_counts(shard.counts() for shard in self.setup.state.shards),
@@ -385,7 +390,12 @@ class Simulation:
 
     def _evaluate(self, epoch: int, epochs: float | None = None) -> None:
         """Evaluate after ``epoch``, or in it with so many ``epochs`` done."""
-        self.follow(self.coordinator.evaluated(epoch, self.records.evaluate(epoch + 1 if epochs is None else epochs)))
+        metrics = self.records.evaluate(epoch + 1 if epochs is None else epochs)
+        effects = self.coordinator.evaluated(epoch, metrics)
+        guess = None if self.coordinator.goal is None else self.coordinator.goal.guess()
+        if guess is not None:
+            self.records.event("metric", guess)
+        self.follow(effects)
 
 
 def _refuse_endless(job: Job) -> None:

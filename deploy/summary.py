@@ -12,6 +12,7 @@ from deploy.job import Job
 from deploy.monitor import Monitor
 from deploy.run_directory import versions
 from worker.coordinator import Coordinator
+from worker.task_calls import call_task
 
 
 def start_facts(setup: Blueprint, run: Path, coordinator: Coordinator) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def start_facts(setup: Blueprint, run: Path, coordinator: Coordinator) -> dict[s
         "parameters": setup.layout.size,
         "examples": setup.order.examples.size,
         "epoch": coordinator.ended,
+        "notes": [str(note) for note in call_task("notes", setup.task.notes)] if hasattr(setup.task, "notes") else [],
     }
 
 
@@ -77,7 +79,8 @@ def summarise(
     job, goal, finished = setup.job, coordinator.goal, coordinator.finished
     best = None
     if goal is not None and goal.best is not None:
-        best = {"metric": goal.metric, "value": goal.best, "epoch": goal.best_epoch + 1}
+        mode = "min" if goal.smaller else "max"
+        best = {"metric": goal.metric, "mode": mode, "value": goal.best, "epoch": goal.best_epoch + 1}
     return {
         "status": status,
         "backend": job.backend,

@@ -12,7 +12,7 @@ from deploy.lanes import Bar, Lane, Tick, Window, lanes_of
 from deploy.report import in_own_time, page
 from deploy.run_directory import read_metrics, require_run, write_atomically
 from deploy.words import number, plural
-from ps.errors import UsageError, nearest
+from ps.errors import UsageError, meant
 from worker import trace
 from worker.trace import Trace
 
@@ -50,7 +50,7 @@ def write_timeline(
     """
     out = Path(out)
     if out.suffix not in (".svg", ".html"):
-        raise UsageError(f"--out must end in .svg or .html, got {str(out)!r}{nearest(out.suffix, ['.svg', '.html'])}")
+        raise UsageError(f"--out must end in .svg or .html, got {str(out)!r}{meant(out.suffix, ['.svg', '.html'])}")
     path = require_run(run)
     whole = Trace.load(path / trace.TRACE_FILE)
     chosen = _chosen(replicas, int(whole.facts["workers"]), int(whole.facts.get("lanes", whole.facts["workers"])))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ps.atomics import fetch_add
-from ps.errors import UsageError, nearest
+from ps.errors import UsageError, meant
 
 Specs = dict[str, tuple[tuple[int, ...], str]]
 
@@ -245,6 +245,6 @@ def build_admission(table: Mapping[str, Any]) -> Policy:
     name = table.get("policy", Asynchronous.name)
     if name not in POLICIES:
         known = ", ".join(POLICIES)
-        raise UsageError(f"[admission] policy must be one of {known}, got {name!r}{nearest(str(name), POLICIES)}")
+        raise UsageError(f"[admission] policy must be one of {known}, got {name!r}{meant(name, POLICIES)}")
     policy = POLICIES[name]
     return policy(**{option.name: table[option.name] for option in fields(policy) if option.name in table})

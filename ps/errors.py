@@ -85,3 +85,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known) or 'none'}"
+
+
+def meant(word: object, choices: Iterable[str]) -> str:
+    """``"; did you mean 'tau'?"`` or nothing, for a message that lists the choices already."""
+    hint = nearest(word, choices) if isinstance(word, str) else ""
+    return hint if "did you mean" in hint else ""

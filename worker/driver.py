@@ -17,6 +17,7 @@ from ps.waiting import wait_until
 from worker.commands import Command, ComputeGradient, Exchange, Pull, Push, Sweep
 from worker.courier import Courier
 from worker.data.dataset import Dataset
+from worker.data.finite import blame, not_finite_in_batch
 from worker.gate import Gate
 from worker.gradients import Gradient, is_finite, needs_norm, norm
 from worker.locking import Locking
@@ -226,22 +227,25 @@ class Driver:
         examples = self.work.take(self.options.batch_size)
         loss, gradient = self.calls.gradient(point, examples)
         if not math.isfinite(loss):
-            self._refuse("loss")
+            self._refuse("loss", examples)
         if not is_finite(gradient):
-            self._refuse("gradient")
+            self._refuse("gradient", examples)
         self.statistics.loss_sum += loss * examples.size
         self.statistics.loss_count += examples.size
         return gradient
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, what: str, examples: np.ndarray) -> None:
         if self.options.skip_nonfinite:
             raise _SkipStep
-        raise NonFiniteError(
+        message = (
             f"the {what} is not finite (NaN or infinity) in epoch {self.work.epoch}, step {self.replica.clock} of replica "
-            f"{self.replica.id}; lower the step size, clip the gradient ([rule] clip_norm), or set [stop] on_nonfinite = "
-            '"skip"',
-            replica=self.replica.id,
+            f"{self.replica.id}"
         )
+        remedy = 'lower the step size, clip the gradient ([rule] clip_norm), or set [stop] on_nonfinite = "skip"'
+        raise NonFiniteError(blame(message, self._not_finite(examples), remedy), replica=self.replica.id)
+
+    def _not_finite(self, examples: np.ndarray) -> str | None:
+        return not_finite_in_batch(self.calls.dataset.take(examples), examples)
 
     def _push(self, command: Push) -> None:
         versions, epoch = self.replica.versions, self.replica.epoch
@@ -292,11 +296,11 @@ class Driver:
         loss = self.calls.sweep(self.link.center, examples, step_size, self.locking)
         others = self.link.note_updates(examples.size) - before
         if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss is not finite (NaN or infinity) in epoch {self.work.epoch} on replica {self.replica.id}; an in-place "
-                f"sweep cannot take a step back: lower [rule] lr (now {step_size:.3g})",
-                replica=self.replica.id,
+            message = (
+                f"the loss is not finite (NaN or infinity) in epoch {self.work.epoch} on replica {self.replica.id}"
             )
+            remedy = f"an in-place sweep cannot take a step back: lower [rule] lr (now {step_size:.3g})"
+            raise NonFiniteError(blame(message, self._not_finite(examples), remedy), replica=self.replica.id)
         self.statistics.loss_sum += loss
         self.statistics.loss_count += examples.size
         self.statistics.updates += examples.size

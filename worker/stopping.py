@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from ps.errors import UsageError
 
-_SMALLER_IS_BETTER = ("loss", "rmse", "mse", "mae", "error", "objective", "cut", "perplexity", "nll")
+# Anywhere in a metric's name, in lower case: too long to be part of another word.
+_SMALLER_ANYWHERE = (
+    "loss", "rmse", "mse", "msle", "mae", "mape", "error", "objective", "perplexity", "nll", "regret", "entropy", "deviance",
+    "divergence", "distance", "residual", "latency", "negative_log_likelihood",
+)  # fmt: skip
+# Whole words of a metric's name: "test_wer" has one, "answered" and "power" have none.
+_SMALLER_WORDS = frozenset(
+    "cut err wer cer ter mer eer ece brier fid kl kld ppl bpc bpb bpd rms rmsd rmsle mpe smape crps cost risk".split()
+)
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # test_wer, test/WER and testWer have the same words
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Guess from its name whether a metric is better when smaller: losses and errors are, all else is not.
+
+    Example:
+      >>> [name for name in ("test_wer", "RMSLE", "cumulativeRegret", "answered", "f1") if smaller_is_better(name)]
+      ['test_wer', 'RMSLE', 'cumulativeRegret']
+    """
+    lower, words = metric.lower(), {word.lower() for word in _WORDS.findall(metric)}
+    if "neg" in words:  # neg_log_loss and the like of scikit-learn, which turn a loss round
+        return False
+    return any(part in lower for part in _SMALLER_ANYWHERE) or not words.isdisjoint(_SMALLER_WORDS)
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,7 @@ class Goal:
 
     Args:
       metric: its name; None takes the first of a validation metric, else of any.
-      mode: "min", "max" or "auto" (by the name: losses and errors are better when smaller).
+      mode: "min", "max" or "auto" (by the name, see ``smaller_is_better``).
       patience: evaluations without a better value before stopping, or None.
       target: value that ends the training, or None.
     """
@@ -59,6 +82,7 @@ class Goal:
         self.best: float | None = None
         self.best_epoch = -1
         self.waited = 0
+        self._told = False
 
     def observe(self, epoch: int, metrics: dict[str, float]) -> str | None:
         """Take in an evaluation; a reason to stop, in words, or None.
@@ -88,7 +112,16 @@ class Goal:
         """Smaller is better."""
         if self.mode != "auto":
             return self.mode == "min"
-        return any(word in (self.metric or "") for word in _SMALLER_IS_BETTER)
+        return smaller_is_better(self.metric or "")
+
+    def guess(self) -> str | None:
+        """What mode "auto" takes for better, in words, once, if patience or a target goes by it; else None."""
+        decides = self.patience is not None or self.target is not None
+        if self._told or not decides or self.mode != "auto" or self.metric is None:
+            return None
+        self._told = True
+        better, other = ("smaller", "max") if self.smaller else ("larger", "min")
+        return f'{better} {self.metric} is better, by its name; if not so, set [stop] mode = "{other}"'
 
     def _better(self, value: float) -> bool:
         if not math.isfinite(value):

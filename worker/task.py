@@ -45,6 +45,7 @@ import numpy as np
 from ps.errors import TaskError
 from ps.rows import Rows
 from worker.data.dataset import Dataset, as_dataset
+from worker.data.finite import not_finite_in_batch
 from worker.data.sparsity import Sparsity
 from worker.locking import Locking
 
@@ -123,8 +124,16 @@ class OptionalMembers(Protocol):
     def difficulty(self) -> np.ndarray:
         """Difficulty of each example (n,), low is easy; for a curriculum."""
 
-    def predict(self, parameters: Mapping[str, np.ndarray], inputs: Any) -> np.ndarray:
-        """Predictions for what ``load_inputs`` returned."""
+    def baseline(self) -> dict[str, float]:
+        """Values of some of ``evaluate``'s metrics for a model that knows no feature, such as the accuracy of the most
+        frequent class; a run warns at its end if its model is no better."""
+
+    def notes(self) -> list[str]:
+        """Lines to show at the start of a run: what the task found in its data."""
+
+    def predict(self, parameters: Mapping[str, np.ndarray], inputs: Any, output: str | None = None) -> np.ndarray:
+        """Predictions for what ``load_inputs`` returned. A classifier may take ``output``, "label", "score" or
+        "probability"; a task without that argument predicts one thing only."""
 
     def load_inputs(self, path: str) -> Any:
         """Read what is to be predicted."""
@@ -165,20 +174,25 @@ def check_task(task: Task, dataset: Dataset | None = None, seed: int = 0) -> flo
             )
     dataset = as_dataset(task.dataset()) if dataset is None else dataset
     batch = dataset.take(np.arange(min(CHECK_EXAMPLES, len(dataset)), dtype=np.int64))
-    loss = check_result(task, parameters, task.loss_and_gradient(parameters, batch))
+    found = not_finite_in_batch(batch, np.arange(min(CHECK_EXAMPLES, len(dataset))))
+    loss = check_result(task, parameters, task.loss_and_gradient(parameters, batch), found)
     if hasattr(task, "loss_and_gradient_into"):
         gradient = {key: np.empty_like(value) for key, value in parameters.items()}
-        check_result(task, parameters, (task.loss_and_gradient_into(parameters, batch, gradient), gradient))
+        check_result(task, parameters, (task.loss_and_gradient_into(parameters, batch, gradient), gradient), found)
     return loss
 
 
-def check_result(task: Task, parameters: Mapping[str, np.ndarray], result: Any) -> float:
+def check_result(task: Task, parameters: Mapping[str, np.ndarray], result: Any, found: str | None = None) -> float:
     """Check what ``loss_and_gradient`` returned against the parameters; returns the loss.
+
+    Args:
+      found: what in the batch is not finite, in words.
 
     Raises:
       TaskError: see ``check_task``.
     """
     name = type(task).__name__
+    because = f": {found}; mend the data" if found else ""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
         raise TaskError(f"{name}.loss_and_gradient must return (loss, dict of gradients), got {_kind(result)}")
     loss, gradient = result
@@ -189,7 +203,9 @@ def check_result(task: Task, parameters: Mapping[str, np.ndarray], result: Any) 
             f"{name}.loss_and_gradient: the loss must be one number, the mean over the batch, got {_kind(loss)}"
         ) from None
     if not np.isfinite(value):
-        raise TaskError(f"{name}.loss_and_gradient: the loss must be finite, got {value} at the initial parameters")
+        raise TaskError(
+            f"{name}.loss_and_gradient: the loss must be finite, got {value} at the initial parameters{because}"
+        )
     missing, unknown = sorted(set(parameters) - set(gradient)), sorted(set(gradient) - set(parameters))
     if missing or unknown:
         raise TaskError(
@@ -199,6 +215,11 @@ def check_result(task: Task, parameters: Mapping[str, np.ndarray], result: Any) 
     for key, entry in gradient.items():
         if key in getattr(task, "sparse", ()):
             _check_rows(name, key, entry, parameters[key])
+        elif np.ma.is_masked(entry):
+            raise TaskError(
+                f"{name}.loss_and_gradient: the gradient of {key!r} must not be a masked array, as its mask would be lost; "
+                "return gradient.filled(0)"
+            )
         elif not isinstance(entry, np.ndarray) or entry.shape != parameters[key].shape:
             raise TaskError(
                 f"{name}.loss_and_gradient: the gradient of {key!r} must be an array of shape {parameters[key].shape}, "
@@ -207,7 +228,7 @@ def check_result(task: Task, parameters: Mapping[str, np.ndarray], result: Any) 
         values = entry.values if isinstance(entry, Rows) else entry
         if not np.isfinite(values).all():
             raise TaskError(
-                f"{name}.loss_and_gradient: the gradient of {key!r} is not finite at the initial parameters"
+                f"{name}.loss_and_gradient: the gradient of {key!r} is not finite at the initial parameters{because}"
             )
     return value
 
@@ -218,6 +239,8 @@ def _check_parameters(name: str, parameters: Any) -> None:
             f"{name}.parameters must return a dict of name to array with at least one entry, got {_kind(parameters)}"
         )
     for key, value in parameters.items():
+        if np.ma.is_masked(value):
+            raise TaskError(f"{name}.parameters: {key!r} must not be a masked array; return {key}.filled(value)")
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             raise TaskError(f"{name}.parameters: {key!r} must be an array of float32 or float64, got {_kind(value)}")
         if not np.isfinite(value).all():

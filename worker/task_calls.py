@@ -170,6 +170,8 @@ class TaskCalls:
                 )
             values = np.ascontiguousarray(part.values, dtype=self.layout.dtype)
             return Rows(part.rows.astype(np.int64, copy=False), values)
+        if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+            raise TaskError(f"the gradient of {name!r} has masked values; return gradient.filled(0)")
         array = np.asarray(part)
         if array.shape != parameter.shape:
             raise TaskError(f"the gradient of {name!r} must have shape {parameter.shape}, got {array.shape}")

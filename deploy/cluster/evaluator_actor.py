@@ -44,7 +44,7 @@ class EvaluatorActor:
             with threadpool_limits(1):
                 setup = self._ready()
                 vector = result_of(parts, setup.layout)
-                require_finite(vector)
+                require_finite(vector, setup.dataset)
                 return {"metrics": evaluate(setup, vector)}
         except (HogsheadError, UsageError) as error:
             kind = "NonFiniteError" if isinstance(error, NonFiniteError) else "TaskError"

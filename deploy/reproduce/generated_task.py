@@ -15,7 +15,7 @@ from ps.rows import Rows
 from worker.data.dataset import CsrBatch, CsrDataset
 from worker.locking import Locking
 from worker.tasks import sparse_kernels
-from worker.tasks.sparse_kernels import LOSSES
+from worker.tasks.sparse_kernels import LOSSES, NO_BIAS
 
 TASK = f"{Path(__file__).resolve()}:GeneratedSVM"  # as a job names it
 CHUNK = 50_000  # examples drawn at once, to bound the memory
@@ -81,7 +81,7 @@ class GeneratedSVM:
         rows, places = np.unique(batch.indices, return_inverse=True)
         gradient, one = np.zeros(rows.size, np.float32), np.float32(1)
         loss = sparse_kernels.batch_gradient(
-            parameters["weights"], self._inverse_degrees, batch.indptr, batch.indices, batch.values, batch.labels,
+            parameters["weights"], self._inverse_degrees, NO_BIAS, batch.indptr, batch.indices, batch.values, batch.labels,
             places, LOSSES["hinge"], self.l2, one, np.float32(1 / len(batch)), gradient,
         )  # fmt: skip
         return loss, {"weights": Rows(rows.astype(np.int64), gradient.reshape(-1, 1))}
@@ -92,8 +92,8 @@ class GeneratedSVM:
         """The loop that is measured: the same kernel as the task sparse_linear has."""
         data = self._data
         return sparse_kernels.sweep(
-            parameters["weights"], self._inverse_degrees, data.indptr, data.indices, data.values, data.labels, examples,
-            LOSSES["hinge"], np.float32(step_size), self.l2, np.float32(1), *locking.words,
+            parameters["weights"], self._inverse_degrees, NO_BIAS, data.indptr, data.indices, data.values, data.labels,
+            examples, LOSSES["hinge"], np.float32(step_size), self.l2, np.float32(1), *locking.words,
         )  # fmt: skip
 
     def evaluate(self, parameters: Mapping[str, np.ndarray]) -> dict[str, float]:

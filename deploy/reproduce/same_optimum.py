@@ -81,7 +81,7 @@ def _color(index: int) -> str:
 def _curve(seed: int, strategy: dict[str, Any], rule: dict[str, Any], workers: int) -> dict[str, list[float]]:
     """Objective and test accuracy after each epoch."""
     ends = evaluations_of(
-        task={"name": "sparse_linear", "loss": "hinge"},
+        task={"name": "sparse_linear", "loss": "hinge", "bias": False},  # the paper's model has none
         data={"train": "hogshead:a9a", "test": "hogshead:a9a.t", "batch_size": 1},
         strategy=strategy,
         rule={"name": "sgd", "lr": RATE, **rule},

@@ -120,7 +120,7 @@ class Records:
         """
         setup, monitor = self._setup, self._monitor
         vector = setup.result_vector()
-        require_finite(vector)
+        require_finite(vector, setup.dataset)
         if hasattr(setup.task, "rng"):
             setup.task.rng = np.random.default_rng([setup.job.seed, 3])
         metrics = evaluate(setup, vector)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from deploy.schema import Section, check_keys, check_type, key
 from deploy.simulator.distributions import build_distribution
 from deploy.words import plural
-from ps.errors import JobError, nearest
+from ps.errors import JobError, meant
 
 _LOGNORMAL = {"distribution": "lognormal", "median": 1.0, "sigma": 0.3}
 _CRASHES = ("crash_every_seconds", "shard_crash_every_seconds")
@@ -139,7 +139,7 @@ class SimulationSection(Section):
         if pattern not in DELAYS:
             raise JobError(
                 f"[simulation.delay] pattern must be one of {', '.join(map(repr, DELAYS))}, got {pattern!r}"
-                f"{nearest(str(pattern), DELAYS)}"
+                f"{meant(pattern, DELAYS)}"
             )
         updates = check_type("simulation.delay", "updates", self.delay.get("updates"), int, 3000)
         if updates < 0:

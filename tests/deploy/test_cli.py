@@ -123,6 +123,10 @@ def test_dry_run_prints_the_resolved_job(job_file, capsys):
         (["tasks", "mpl"], "did you mean 'mlp'?"),
         (["keys", "stopp"], "did you mean 'stop'?"),
         (["predict", "run", "input", "--out", "x.pkl"], "--out must end in .npy, .csv or .txt, got 'x.pkl'"),
+        (
+            ["predict", "run", "input", "--output", "lable"],
+            "--output must be one of label, score, probability, got 'lable'; did",
+        ),
         (["report"], "the following arguments are required: RUN"),
     ],
 )
@@ -199,6 +203,12 @@ def test_predict(launcher, job_file, tmp_path, capsys, monkeypatch):
     assert main(["predict", str(run), "four", "--out", str(tmp_path / "p.npy")]) == 0
     assert np.load(tmp_path / "p.npy").tolist() == [12.0, 12.0]
     assert main(["predict", str(run), "four", "--out", str(tmp_path / "no" / "p.csv")]) == 2
+    capsys.readouterr()
+    assert main(["predict", str(run), "four", "--output", "score"]) == 2
+    assert "predicts one thing only, so that output = 'score' cannot be chosen" in capsys.readouterr().err
+    task.write_text(task.read_text().replace("parameters, inputs):", "parameters, inputs, output=None):"))
+    assert main(["predict", str(run), "four", "--output", "score"]) == 0
+    assert capsys.readouterr().out == "12\n12\n"
 
 
 def test_doctor_removes_what_the_dead_left(monkeypatch, tmp_path, capsys):

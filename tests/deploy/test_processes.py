@@ -160,7 +160,11 @@ def test_bounds_are_exact(stop, steps, examples, train):
 
 
 def test_target_and_patience_end_a_run(train):
-    reached = train("a", stop={"epochs": 500, "metric": "rmse", "target": 0.5}).summary
+    result = train("a", stop={"epochs": 500, "metric": "rmse", "target": 0.5})
+    reached = result.summary
+    said = [record["message"] for record in result.metrics if record.get("event") == "metric"]
+    assert said == ['smaller rmse is better, by its name; if not so, set [stop] mode = "max"']
+    assert reached["best"]["mode"] == "min"
     assert reached["epochs"] < 500 and "rmse reached" in reached["stop_reason"]
     waited = train("b", stop={"epochs": 500, "patience": 2}, data={"validation": 0.25}).summary
     assert waited["epochs"] < 500 and "validation_loss" in waited["stop_reason"]

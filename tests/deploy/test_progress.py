@@ -96,6 +96,12 @@ def test_lines(job):
     ]
 
 
+def test_notes_of_the_task_follow_the_first_line(job):
+    stream = io.StringIO()
+    Lines(job, stream).started({"workers": 2, "notes": ["labels: 2 is positive", "one more"]})
+    assert stream.getvalue() == "2 workers\nlabels: 2 is positive\none more\n"
+
+
 def test_lines_do_not_flood_a_log(job):
     stream = io.StringIO()
     observer = Lines(job, stream, every_s=5.0)

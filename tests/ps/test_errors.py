@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ps import errors
-from ps.errors import HogsheadError, TransportError, UsageError, nearest
+from ps.errors import HogsheadError, TransportError, UsageError, meant, nearest
 
 CLASSES = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and cls.__module__ == "ps.errors"}
 
@@ -46,3 +46,8 @@ def test_a_failure_carries_where_it_happened():
 )
 def test_nearest(word, known, said):
     assert nearest(word, known) == said
+
+
+@pytest.mark.parametrize(("word", "said"), [("taw", "; did you mean 'tau'?"), ("xyz", ""), (3, ""), (None, "")])
+def test_a_message_that_lists_the_choices_does_not_list_them_twice(word, said):
+    assert meant(word, ["tau", "beta"]) == said

@@ -55,6 +55,15 @@ def test_a_gradient_that_is_not_finite_stops(what, value):
     assert np.array_equal(farm.center, before) and driver.replica.clock == 2
 
 
+def test_data_that_are_not_finite_are_named_beside_the_step_size():
+    task = Dense()
+    task.x[7, 1] = math.inf
+    farm = Farm(Sequential(), SGD(lr=0.1), task=task).begin()
+    said = r"is not finite .*: example 7 of the data .* has inf in array 'item0' at \[1\]; mend the data, .* lower the step"
+    with np.errstate(invalid="ignore"), pytest.raises(NonFiniteError, match=said):
+        farm.drivers[0].run(Work(0, 0, np.arange(60)))
+
+
 def test_an_observation_that_is_not_finite_stops():
     farm = Farm(Sequential(), SGD(lr=0.1), task=BrokenAverage()).begin()
     with pytest.raises(NonFiniteError, match="the gradient is not finite"):

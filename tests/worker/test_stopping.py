@@ -51,11 +51,33 @@ def test_larger_is_better_for_other_metrics():
 @pytest.mark.parametrize(
     ("name", "smaller"),
     [("test_loss", True), ("validation_rmse", True), ("test_error", True), ("objective", True), ("cut", True),
-     ("test_accuracy", False), ("f1", False), ("auc", False)],
+     ("test_accuracy", False), ("f1", False), ("auc", False), ("regret", True), ("cumulativeRegret", True), ("wer", True),
+     ("test_wer", True), ("validationWER", True), ("RMSLE", True), ("test_rmsle", True), ("Loss", True), ("cut_value", True),
+     ("brier", True), ("cross_entropy", True), ("power", False), ("answered", False), ("execution_accuracy", False),
+     ("lower_bound", False), ("bleu", False), ("neg_log_loss", False), ("negative_log_likelihood", True)],
 )  # fmt: skip
 def test_automatic_mode_goes_by_the_name(name, smaller):
     assert Goal(name).smaller == smaller
     assert Goal(name, mode="min").smaller and not Goal(name, mode="max").smaller
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"patience": 2}, 'smaller test_wer is better, by its name; if not so, set [stop] mode = "max"'),
+        ({"target": 0.1}, 'smaller test_wer is better, by its name; if not so, set [stop] mode = "max"'),
+        ({"patience": 2, "mode": "min"}, None),
+        ({}, None),
+    ],
+)
+def test_a_guess_that_decides_is_told_once(options, said):
+    goal = Goal(**options)
+    assert goal.guess() is None  # the metric is not known yet
+    goal.observe(0, {"test_wer": 0.5})
+    assert [goal.guess(), goal.guess()] == [said, None]
+    upward = Goal(patience=1)
+    upward.observe(0, {"f1": 0.5})
+    assert upward.guess() == 'larger f1 is better, by its name; if not so, set [stop] mode = "min"'
 
 
 def test_targets():

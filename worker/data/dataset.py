@@ -44,6 +44,23 @@ def _check_replacements(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndar
             )
 
 
+def plain_array(array: Any, name: str) -> np.ndarray:
+    """``array`` without a mask.
+
+    Raises:
+      UsageError: values are masked, and would be trained on.
+    """
+    if not isinstance(array, np.ma.MaskedArray):
+        return np.asarray(array)
+    masked = int(np.ma.count_masked(array))
+    if masked:
+        raise UsageError(
+            f"data set: array {name!r} is a masked array, {masked} of its {array.size} values are masked and would be used all "
+            "the same; fill them (array.filled(value)) or leave those examples out"
+        )
+    return array.data
+
+
 class ArrayDataset:
     """Arrays of equal first dimension; a batch is a dict of the same names with the rows taken.
 
@@ -55,7 +72,7 @@ class ArrayDataset:
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self._arrays = {name: plain_array(array, name) for name, array in arrays.items()}
         if not self._arrays:
             raise UsageError("data set: it must hold at least one array, got none")
         for name, array in self._arrays.items():

@@ -36,11 +36,13 @@ class SvmlightFile:
       data: the examples, indices 0-based, sorted and unique in each row.
       features: 1 + the greatest 0-based index (0 if no example has any).
       index_base: 0 or 1, what the file's own indices start at.
+      lines: int64 (n,), the line of the file that each example stands in, from 1.
     """
 
     data: CsrDataset
     features: int
     index_base: int
+    lines: np.ndarray
 
 
 def read_svmlight(
@@ -61,7 +63,7 @@ def read_svmlight(
       index_base: what indices start at: 0, 1, or None: 0 if any index is 0, else 1.
       dtype: of the values, float32 or float64.
       what: the option that named the file, for messages.
-      labelled: every line begins with a label. If false, labels be missing, in all lines: then they are 0, and an empty line
+      labelled: every line begins with a label. If false, labels may be missing, in all lines: then they are 0, and an empty line
         is an example without features.
 
     Raises:
@@ -91,7 +93,7 @@ def read_svmlight(
         _refuse_zero(path, indptr, indices, lines)
     indices -= np.int32(base)
     features = int(indices.max()) + 1 if indices.size else 0
-    return SvmlightFile(CsrDataset(indptr, indices, values, labels), features, base)
+    return SvmlightFile(CsrDataset(indptr, indices, values, labels), features, base, lines[:rows].copy())
 
 
 def _refuse(path: Path, text: np.ndarray, problem: int, position: int) -> None:

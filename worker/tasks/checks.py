@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ps.errors import UsageError, nearest
+from ps.errors import UsageError, meant
 
 
 def require(condition: bool, task: str, option: str, bound: str, got: Any, remedy: str = "") -> None:
@@ -50,6 +50,26 @@ def one_of(value: Any, choices: Iterable[str], task: str, option: str) -> str:
     """``value``, which must be one of ``choices``."""
     choices = tuple(choices)
     if value not in choices:
-        hint = nearest(value, choices) if isinstance(value, str) else ""
-        raise UsageError(f"{task}: {option} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        raise UsageError(f"{task}: {option} must be one of {', '.join(choices)}, got {value!r}{meant(value, choices)}")
     return value
+
+
+OUTPUTS = ("label", "score", "probability")
+
+
+def output_of(value: str, offered: Iterable[str], model: str, remedy: str = "") -> None:
+    """Refuse an output of ``predict`` that the model has not.
+
+    Args:
+      value: the output asked for.
+      offered: those that the model has.
+      model: the task with what decides its outputs, for the message.
+      remedy: what gives the model more outputs.
+
+    Raises:
+      UsageError: ``value`` is none of them.
+    """
+    offered = tuple(offered)
+    if value not in offered:
+        what = f"it can: {', '.join(offered)}" + (f"; {remedy}" if remedy else "")
+        raise UsageError(f"{model} cannot predict output = {value!r}; {what}")

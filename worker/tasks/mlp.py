@@ -13,7 +13,7 @@ from worker.data.dense import read_examples, read_inputs
 from worker.data.files import NUMPY_MAGIC, first_bytes, locate, read_bytes, read_text
 from worker.data.split import split
 from worker.tasks import checks
-from worker.tasks.network import Layer, Trace, softmax_loss, squared_loss
+from worker.tasks.network import Layer, Trace, softmax, softmax_loss, squared_loss
 
 NAME = "mlp"
 _LOSSES = {"softmax": softmax_loss, "squared": squared_loss}
@@ -93,7 +93,10 @@ class MLP:
         self.rng = np.random.default_rng(0)
 
         pairs, kept, self._names = _read(train, test, fraction, split_seed)
-        outputs = _class_count(pairs, train, classes) if loss == "softmax" else _make_real(pairs, train, self.dtype)
+        if loss == "softmax":
+            outputs = _class_count(pairs, (train, test or train), classes)
+        else:
+            outputs = _make_real(pairs, train, self.dtype)
         self._train = ArrayDataset(pairs[0])
         self._test = ArrayDataset(pairs[1]) if len(pairs) > 1 else None
         self._set_scaling(scale, standardize)
@@ -188,6 +191,16 @@ class MLP:
             return {}
         return {f"test_{name}": value for name, value in self.measure(parameters, self._test.arrays()).items()}
 
+    def baseline(self) -> dict[str, float]:
+        """``test_accuracy`` of the most frequent class of the training data for every example of the test set;
+        ``test_rmse`` of their means."""
+        if self._test is None:
+            return {}
+        known, asked = self._train["y"], self._test["y"]
+        if self.loss == "softmax":
+            return {"test_accuracy": float(np.mean(asked == np.bincount(known).argmax()))}
+        return {"test_rmse": float(np.sqrt(np.mean((asked - known.mean(0, dtype=np.float64)) ** 2)))}
+
     def difficulty(self) -> np.ndarray:
         """Difficulty of each training example (n,), from the file of that option; low is easy."""
         if self._difficulty is None:
@@ -196,10 +209,26 @@ class MLP:
             )
         return self._difficulty
 
-    def predict(self, parameters: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The class of each example (n,), or the outputs (n, k) for a squared loss."""
+    def predict(
+        self, parameters: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], output: str | None = None
+    ) -> np.ndarray:
+        """What the network says of each example.
+
+        Args:
+          output: "label" (the class (n,)), "score" (the outputs (n, k): logits or reals) or "probability" (the softmax
+            (n, k)); None is the label, for a squared loss the score.
+
+        Raises:
+          UsageError: a network with squared loss has scores only.
+        """
+        classifies = self.loss == "softmax"
+        if output is None:
+            output = "label" if classifies else "score"
+        checks.output_of(output, checks.OUTPUTS if classifies else ("score",), f"{NAME} with loss = {self.loss!r}")
         found = self.outputs(parameters, inputs)
-        return found.argmax(1) if self.loss == "softmax" else found
+        if output == "label":
+            return found.argmax(1)
+        return found if output == "score" else softmax(found)
 
     def load_inputs(self, path: str) -> dict[str, np.ndarray]:
         """Examples to predict, from any file that ``test`` may be, or a ``.npy``; targets are not used and may be missing."""
@@ -234,20 +263,21 @@ def _read(
     return pairs, None, found.names
 
 
-def _class_count(pairs: list[dict[str, np.ndarray]], train: str, classes: int | None) -> int:
-    """Make the labels int64 and return the number of classes."""
-    for pair in pairs:
+def _class_count(pairs: list[dict[str, np.ndarray]], names: tuple[str, str], classes: int | None) -> int:
+    """Make the labels int64 and return the number of classes; ``names`` are the files of training and test examples."""
+    train = names[0]
+    for pair, name in zip(pairs, names, strict=False):
         y = pair["y"]
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         if y.ndim != 1:
             raise DataError(
-                f"{NAME}: {train}: labels must be integers (n,), got shape {y.shape}; or set loss = 'squared'"
+                f"{NAME}: {name}: labels must be integers (n,), got shape {y.shape}; or set loss = 'squared'"
             )
         bad = np.flatnonzero((y < 0) | (y != np.floor(y)))
         if bad.size:
             raise DataError(
-                f"{NAME}: {train}: labels must be integers >= 0, got {y[bad[0]]} in row {bad[0]} (from 0); "
+                f"{NAME}: {name}: labels must be integers >= 0, got {y[bad[0]]} in row {bad[0]} (from 0); "
                 "for real targets set loss = 'squared'"
             )
         pair["y"] = y.astype(np.int64)
@@ -261,7 +291,8 @@ def _class_count(pairs: list[dict[str, np.ndarray]], train: str, classes: int | 
     out_of_range = [int(y) for pair in pairs[1:] for y in pair["y"] if y >= seen]
     if out_of_range:
         raise DataError(
-            f"{NAME}: test labels must be < {seen}, the number of classes in train, got {out_of_range[0]}; set classes"
+            f"{NAME}: {names[1]}: test labels must be < {seen}, the number of classes in train, got {out_of_range[0]}; "
+            "set classes"
         )
     return max(seen, 2)
 

@@ -135,6 +135,13 @@ class Layer:
         return slope
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (m, classes) for logits (m, classes)."""
+    found = np.exp(logits - logits.max(1, keepdims=True))
+    found /= found.sum(1, keepdims=True)
+    return found
+
+
 def softmax_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Negative log-likelihood of each example (m,) and its derivative by ``logits`` (m, classes); labels (m,) are
     integers."""

@@ -2,6 +2,9 @@
 
 The kernels read and write the weights with plain loads and stores, without locks unless the mode asks for them: a lost
 component-wise add is part of the algorithm. All constants come in as scalars of the weights' dtype.
+
+``bias`` is the index of the weight that every example has with the value 1 and that is not regularised, or -1. It stands
+in no example: the data stay as sparse as they are.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from worker.locking import (
 
 HINGE, LOGISTIC, SQUARED = range(3)
 LOSSES = {"hinge": HINGE, "logistic": LOGISTIC, "squared": SQUARED}
+NO_BIAS = -1
 _FAST = {"contract", "reassoc", "nsz"}
 
 
@@ -52,18 +56,20 @@ def _loss_and_slope(kind, score, label, one):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def _score(weights, indices, values, start, stop, zero):
-    total = zero
+def _score(weights, bias, indices, values, start, stop, zero):
+    total = weights[bias] if bias >= 0 else zero
     for k in range(start, stop):
         total += weights[indices[k]] * values[k]
     return total
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def _update(weights, inverse_degrees, indices, values, start, stop, move, shrink):
+def _update(weights, inverse_degrees, bias, indices, values, start, stop, move, shrink):
     """x_u += move * z_u, then x_u *= 1 - shrink / d_u. Returns the sum of x_u^2 / d_u before it (0 where shrink is
     0)."""
     zero = shrink - shrink
+    if bias >= 0 and move != zero:  # where nothing moves, the cache line that all workers share is not written
+        weights[bias] += move
     penalty = zero
     if shrink == zero:
         if move != zero:
@@ -94,8 +100,8 @@ def _prefetch(indptr, indices, values, labels, examples, position):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def sweep(weights, inverse_degrees, indptr, indices, values, labels, examples, kind, step, l2, one, mode, owners,
-          turn, order, worker):  # fmt: skip
+def sweep(weights, inverse_degrees, bias, indptr, indices, values, labels, examples, kind, step, l2, one, mode,
+          owners, turn, order, worker):  # fmt: skip
     """Algorithm 1 over ``examples`` in their order. Returns the sum of their losses, each before its own update."""
     zero = one - one
     half = one / (one + one)
@@ -110,17 +116,21 @@ def sweep(weights, inverse_degrees, indptr, indices, values, labels, examples, k
         if mode == PER_VARIABLE:
             for k in range(start, stop):  # ascending, as the indices of a row are
                 acquire(owners, indices[k], worker)
+            if bias >= 0:  # the greatest index
+                acquire(owners, bias, worker)
         elif mode == GLOBAL:
             acquire(owners, 0, worker)
-        loss, slope = _loss_and_slope(kind, _score(weights, indices, values, start, stop, zero), labels[e], one)
+        loss, slope = _loss_and_slope(kind, _score(weights, bias, indices, values, start, stop, zero), labels[e], one)
         if mode == ROUND_ROBIN:
             await_turn(turn, order, worker)
-        penalty = _update(weights, inverse_degrees, indices, values, start, stop, -step * slope, shrink)
+        penalty = _update(weights, inverse_degrees, bias, indices, values, start, stop, -step * slope, shrink)
         if mode == ROUND_ROBIN:
             pass_turn(turn)
         elif mode == PER_VARIABLE:
             for k in range(start, stop):
                 release(owners, indices[k])
+            if bias >= 0:
+                release(owners, bias)
         elif mode == GLOBAL:
             release(owners, 0)
         total += loss + half * l2 * penalty
@@ -130,8 +140,10 @@ def sweep(weights, inverse_degrees, indptr, indices, values, labels, examples, k
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def batch_gradient(weights, inverse_degrees, indptr, indices, values, labels, places, kind, l2, one, weight, gradient):
-    """Mean loss of a batch; its gradient is added to ``gradient`` (k,), entry j of the batch at ``places[j]``.
+def batch_gradient(weights, inverse_degrees, bias, indptr, indices, values, labels, places, kind, l2, one, weight,
+                   gradient):  # fmt: skip
+    """Mean loss of a batch; its gradient is added to ``gradient`` (k,), entry j of the batch at ``places[j]``, the bias'
+    at the end.
 
     ``weight`` is 1 / (rows of the batch).
     """
@@ -140,8 +152,10 @@ def batch_gradient(weights, inverse_degrees, indptr, indices, values, labels, pl
     total = 0.0
     for row in range(count):
         start, stop = indptr[row], indptr[row + 1]
-        loss, slope = _loss_and_slope(kind, _score(weights, indices, values, start, stop, zero), labels[row], one)
+        loss, slope = _loss_and_slope(kind, _score(weights, bias, indices, values, start, stop, zero), labels[row], one)
         penalty = zero
+        if bias >= 0:
+            gradient[-1] += weight * slope
         for k in range(start, stop):
             x, inverse = weights[indices[k]], inverse_degrees[indices[k]]
             penalty += x * x * inverse
@@ -151,13 +165,13 @@ def batch_gradient(weights, inverse_degrees, indptr, indices, values, labels, pl
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def scores(weights, indptr, indices, values, one):
-    """x.z of each row, (n,) of the weights' dtype; features beyond the weights count as weight 0."""
+def scores(weights, bias, features, indptr, indices, values, one):
+    """x.z of each row, (n,) of the weights' dtype; an index from ``features`` on counts as weight 0."""
     result = np.empty(indptr.size - 1, weights.dtype)
     for row in range(result.size):
-        total = one - one
+        total = weights[bias] if bias >= 0 else one - one
         for k in range(indptr[row], indptr[row + 1]):
-            if indices[k] < weights.size:
+            if indices[k] < features:
                 total += weights[indices[k]] * values[k]
         result[row] = total
     return result

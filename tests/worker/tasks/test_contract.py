@@ -12,8 +12,8 @@ from worker.task import Task, check_task
 from worker.tasks import TASKS, describe, one_line, options, task_class
 
 TASKS_UNDER_TEST = [
-    ("sparse_linear", {"loss": "hinge"}),
-    ("sparse_linear", {"loss": "logistic", "bias": True}),
+    ("sparse_linear", {"loss": "hinge", "bias": False}),
+    ("sparse_linear", {"loss": "logistic"}),
     ("sparse_linear", {"loss": "squared", "l2": 0.0}),
     ("matrix_completion", {"biases": False}),
     ("matrix_completion", {"biases": True, "mean": False}),
@@ -175,6 +175,8 @@ BAD_OPTIONS = [
     ("sparse_linear", {"l2": -1.0}, "l2 must be >= 0, got -1.0"),
     ("sparse_linear", {"l2": float("nan")}, "finite"),
     ("sparse_linear", {"bias": 1}, "true or false"),
+    ("sparse_linear", {"positive": "1"}, "positive must be a finite number"),
+    ("sparse_linear", {"positive": 2}, "positive must be one of the labels of .*, -1 and 1, got 2"),
     ("sparse_linear", {"features": 3}, "features must be an integer >= 25"),
     ("sparse_linear", {"index_base": 2}, "index_base must be 0 or 1"),
     ("sparse_linear", {"dtype": "float16"}, "float32, float64"),

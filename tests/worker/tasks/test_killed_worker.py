@@ -5,7 +5,7 @@ import pytest
 
 from tests.ps.building import forked, until
 from worker.locking import MODES, Locking
-from worker.tasks.sparse_kernels import sweep
+from worker.tasks.sparse_kernels import NO_BIAS, sweep
 
 VARIABLES = 40
 ROWS = np.arange(0, VARIABLES + 1, 4)  # ten examples of four variables
@@ -26,7 +26,8 @@ def learn(folder, mode, worker, count):
     examples = np.random.default_rng(worker).integers(0, ROWS.size - 1, count)
     indices = np.arange(VARIABLES, dtype=np.int32)
     ones = np.ones(VARIABLES)
-    sweep(weights, ones, ROWS, indices, ones, np.ones(ROWS.size), examples, 0, 1e-12, 0.0, 1.0, *locking.words)
+    labels = np.ones(ROWS.size)
+    sweep(weights, ones, NO_BIAS, ROWS, indices, ones, labels, examples, 0, 1e-12, 0.0, 1.0, *locking.words)
 
 
 def learn_for_ever(folder, mode, worker):

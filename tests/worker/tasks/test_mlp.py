@@ -192,8 +192,11 @@ def test_a_test_set_must_fit_the_training_set(tmp_path):
     np.savez(tmp_path / "more.npz", x=np.ones((3, 2)), y=np.array([0, 7, 1]))
     with pytest.raises(UsageError, match="must have 2 inputs per example as train has, got 4"):
         task_class("mlp")(str(tmp_path / "a.npz"), str(tmp_path / "wide.npz"))
-    with pytest.raises(UsageError, match="test labels must be < 3.*got 7; set classes"):
+    with pytest.raises(UsageError, match="more.npz: test labels must be < 3.*got 7; set classes"):
         task_class("mlp")(str(tmp_path / "a.npz"), str(tmp_path / "more.npz"))
+    np.savez(tmp_path / "real.npz", x=np.ones((3, 2)), y=np.array([0, 0.5, 1]))
+    with pytest.raises(UsageError, match="real.npz: labels must be integers >= 0, got 0.5 in row 1"):
+        task_class("mlp")(str(tmp_path / "a.npz"), str(tmp_path / "real.npz"))
     task = task_class("mlp")(str(tmp_path / "a.npz"), str(tmp_path / "more.npz"), classes=8)
     assert task.parameters(np.random.default_rng(0))["output.bias"].shape == (8,)
     with pytest.raises(UsageError, match="2 inputs"):
@@ -242,6 +245,39 @@ def test_learns_digits_with_batch_normalisation_and_dropout():
     assert (
         predicted.shape == (1797,) and np.mean(predicted == task_class("mlp")("sklearn:digits").dataset()["y"]) > 0.97
     )
+
+
+def test_outputs_of_a_classifier(make, somewhere):
+    task = make("mlp")
+    parameters, inputs = somewhere(task), task.dataset().arrays()
+    scores, probabilities = (task.predict(parameters, inputs, name) for name in ("score", "probability"))
+    assert scores.shape == probabilities.shape == (50, 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(np.diff(np.log(probabilities)), np.diff(scores), rtol=1e-9)
+    labels = task.predict(parameters, inputs, "label")
+    assert labels.tolist() == task.predict(parameters, inputs).tolist() == probabilities.argmax(1).tolist()
+
+
+def test_a_regression_has_scores_only(make, somewhere):
+    task = make("mlp", loss="squared")
+    parameters, inputs = somewhere(task), task.dataset().arrays()
+    np.testing.assert_array_equal(task.predict(parameters, inputs, "score"), task.predict(parameters, inputs))
+    for output in ("label", "probability"):
+        with pytest.raises(ValueError, match=f"loss = 'squared' cannot predict output = '{output}'; it can: score"):
+            task.predict(parameters, inputs, output)
+
+
+def test_baselines_know_the_training_targets_only(make):
+    task = make("mlp", test_fraction=0.4)
+    most = np.bincount(task.dataset()["y"]).argmax()
+    whole, trained = np.bincount(make("mlp").dataset()["y"]), np.bincount(task.dataset()["y"])
+    assert task.baseline() == {"test_accuracy": pytest.approx((whole - trained)[most] / 20)}
+    assert make("mlp").baseline() == {}
+    reals = make("mlp", loss="squared", test_fraction=0.4)
+    everything = make("mlp", loss="squared").dataset()["y"]
+    held_out = np.array([row for row in everything if not (reals.dataset()["y"] == row).all(1).any()])
+    expected = np.sqrt(np.mean((held_out - reals.dataset()["y"].mean(0)) ** 2))
+    assert reals.baseline() == {"test_rmse": pytest.approx(expected)}
 
 
 def test_learns_a_regression():

@@ -136,6 +136,12 @@ BROKEN = [
     ({"parameters": lambda self, rng: [1]}, "dict of name to array"),
     ({"parameters": lambda self, rng: {"w": np.ones(3, int)}}, "'w' must be an array of float32 or float64"),
     ({"parameters": lambda self, rng: {"w": np.array([np.nan])}}, "'w' must be finite"),
+    ({"parameters": lambda self, rng: {"w": np.ma.masked_equal(np.arange(3.0), 1)}}, "'w' must not be a masked array"),
+    (changed(w=np.ma.masked_equal(np.arange(3.0), 1)), "gradient of 'w' must not be a masked array"),
+    (
+        answer((float("nan"), {})) | {"dataset": lambda self: np.array([0, 1, np.nan])},
+        "got nan .*: example 2 of the data .* has nan",
+    ),
     ({"sparse": ("tabel",)}, "sparse names 'tabel', which is no parameter"),
     ({"averaged": ("meen",)}, "averaged names 'meen'"),
     (answer(1.0), r"must return \(loss, dict of gradients\), got float"),

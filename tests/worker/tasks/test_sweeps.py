@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from worker.locking import GLOBAL, MODES, NONE, PER_VARIABLE, ROUND_ROBIN, Locking
+from worker.tasks.sparse_kernels import NO_BIAS
 from worker.tasks.sparse_kernels import sweep as sparse_sweep
 
 STEP = 0.11
@@ -28,7 +29,8 @@ def linear_loop(task, parameters, examples, step, sign=1.0):
             [float(data.values[k]) for k in part],
             float(data.labels[e]),
         )
-        score = sum(weights[u] * z for u, z in zip(u_of, z_of, strict=True))
+        bias = [task.features] if task.bias else []
+        score = sum(weights[u] * z for u, z in zip(u_of, z_of, strict=True)) + sum(weights[u] for u in bias)
         if task.loss == "hinge":
             loss, slope = max(1 - y * score, 0.0), -y if y * score < 1 else 0.0
         elif task.loss == "logistic":
@@ -36,10 +38,12 @@ def linear_loop(task, parameters, examples, step, sign=1.0):
         else:
             loss, slope = (score - y) ** 2 / 2, score - y
         for u, z in zip(u_of, z_of, strict=True):
-            pull = 0.0 if task.bias and u == task.features else task.l2 / degrees[u]
+            pull = task.l2 / degrees[u]
             loss += pull * weights[u] ** 2 / 2
             weights[u] -= sign * step * slope * z
             weights[u] *= 1 - step * pull
+        for u in bias:
+            weights[u] -= sign * step * slope
         total += loss
     return total, {"weights": np.array(weights)}
 
@@ -92,8 +96,8 @@ def graph_loop(task, parameters, examples, step, sign=1.0):
 
 
 SWEEPS = [
-    ("sparse_linear", {"loss": "hinge", "l2": 0.8}, linear_loop),
-    ("sparse_linear", {"loss": "logistic", "bias": True, "l2": 0.8}, linear_loop),
+    ("sparse_linear", {"loss": "hinge", "bias": False, "l2": 0.8}, linear_loop),
+    ("sparse_linear", {"loss": "logistic", "l2": 0.8}, linear_loop),
     ("sparse_linear", {"loss": "squared", "l2": 0.0}, linear_loop),
     ("matrix_completion", {"biases": False}, matrix_loop),
     ("matrix_completion", {"biases": True}, matrix_loop),
@@ -143,18 +147,20 @@ def test_float32_is_swept_in_float32_and_learns(name, make):
     assert all(value.dtype == np.float32 for value in parameters.values())
 
 
-def counting_problem(workers=3, updates=3_000):
-    """Hinge examples that stay active and all touch variable 0: each update adds exactly 2**-30 to its two weights."""
+def counting_problem(workers=3, updates=3_000, bias=NO_BIAS):
+    """Hinge examples that stay active and all touch variable 0 (and the bias, variable 4, if any): each update adds exactly
+    2**-30 to its weights."""
     indptr = np.array([0, 2, 4, 6])
     indices, values = np.array([0, 1, 0, 2, 0, 3], np.int32), np.ones(6)
     examples = [np.random.default_rng(k).integers(0, 3, updates) for k in range(workers)]
-    weights = np.zeros(4)
+    weights = np.zeros(4 if bias == NO_BIAS else bias + 1)
 
     def run(held, worker):
         one = Locking(held.mode, held.owners, held.turn, held.order, worker)
         sparse_sweep(
             weights,
             np.zeros(4),
+            bias,
             indptr,
             indices,
             values,
@@ -183,13 +189,14 @@ def join(threads):
         assert not thread.is_alive(), "a sweep is stuck"
 
 
+@pytest.mark.parametrize("bias", [NO_BIAS, 4], ids=["without-bias", "bias"])
 @pytest.mark.parametrize("mode", ["per_variable", "round_robin", "global"])
-def test_locked_sweeps_of_several_workers_lose_no_update(mode):
-    weights, examples, run = counting_problem()
-    held = locking(MODES[mode], 4, workers=3)
+def test_locked_sweeps_of_several_workers_lose_no_update(mode, bias):
+    weights, examples, run = counting_problem(bias=bias)
+    held = locking(MODES[mode], weights.size, workers=3)
     join(run_threads(run, held, range(3)))
     everything = np.concatenate(examples)
-    expected = [everything.size, *np.bincount(everything, minlength=3)]
+    expected = [everything.size, *np.bincount(everything, minlength=3), everything.size][: weights.size]
     np.testing.assert_array_equal(weights * 2.0**30, expected)
     assert not held.owners.any() and not held.order.any()
 
