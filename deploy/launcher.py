@@ -302,7 +302,13 @@ class Launcher:
                     self._evaluate(epoch)
                 case c.Checkpoint():
                     self._checkpoint()
-                case c.Fail(replica, deaths):
+                case c.Fail(replica, deaths, at):
+                    if at is not None:
+                        raise WorkerError(
+                            f"{deaths} workers died one after the other at the same work (examples {at.start} to {at.stop} of "
+                            f"epoch {at.epoch + 1}), worker {replica} last: {self.last_errors[replica]}",
+                            replica=replica,
+                        )
                     times = "" if deaths == 1 else f" {deaths} times in a row"
                     raise WorkerError(f"worker {replica} died{times}: {self.last_errors[replica]}", replica=replica)
                 case c.Finish():

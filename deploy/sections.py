@@ -91,7 +91,7 @@ class WorkersSection(Section):
     min: int | None = key(None, help="ray: train with as few as this many; instead of count", at_least=1, example=2)
     max: int | None = key(None, help="ray: and with as many as this, as nodes join", at_least=1, example=16)
     follow: bool = key(True, help="ray: alpha = beta / p follows the number of workers; false: p is the highest")
-    max_restarts: int = key(3, help="deaths of one worker in a row before the job stops", at_least=0)
+    max_restarts: int = key(3, help="deaths of one worker, or at the same examples, before the job stops", at_least=0)
     transfers: str = key(
         "auto",
         help="where pulls and pushes run (inline where workers wait for each other)",

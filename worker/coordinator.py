@@ -50,7 +50,8 @@ class Plan:
       warmstart_examples: replica 0 works alone until it has done so many.
       min_range: smallest range worth a message.
       evaluate_every, checkpoint_every: epochs; 0 means only at the end, which the launcher does.
-      max_restarts: deaths of a replica in a row, without its share of an epoch finished in between, that are put up with.
+      max_restarts: deaths without progress in between that are put up with: of a replica, until it has finished its share of an
+        epoch; and of any replicas at work on one range, until that is finished.
       stop: the bounds.
       goal: metric to watch for patience and target.
     """
@@ -90,6 +91,7 @@ class Coordinator:
         self.steps = 0  # steps that these make
         self.finished: Finish | None = None
         self._again: deque[Range] = deque()  # ranges of the dead
+        self._deaths_at: Counter[int] = Counter()  # id of an unfinished range -> replicas that died at work on it
         self._next_id = 0
         self._opened = -1
         self._unfinished: Counter[int] = Counter()  # epoch -> ranges of it in hand or in ``_again``
@@ -110,6 +112,7 @@ class Coordinator:
         if held is None:
             return []
         member = self.members[replica]
+        self._deaths_at.pop(held.id, None)
         self._unfinished[held.epoch] -= 1
         if not self._unfinished[held.epoch]:
             del self._unfinished[held.epoch]
@@ -124,12 +127,18 @@ class Coordinator:
     def died(self, replica: int) -> list[Effect]:
         """A replica's process is gone: its ranges are handed out again, and it is replaced unless it keeps dying."""
         member = self.members[replica]
+        at_work = member.ranges[0] if member.ranges else None
         effects = self._lose(replica, gone=False)
         member.deaths += 1
         if self.finished:
             return effects
         if member.deaths > self.plan.max_restarts:
             return [*effects, Fail(replica, member.deaths)]
+        if at_work is not None:
+            self._deaths_at[at_work.id] += 1
+            # Each time another replica may be the one that takes it and dies, and all may do well with other ranges.
+            if self._deaths_at[at_work.id] > self.plan.max_restarts:
+                return [*effects, Fail(replica, self._deaths_at[at_work.id], at_work)]
         return [*effects, Restart(replica), *self._go_on()]
 
     def found(self, held: Mapping[int, list[int]]) -> list[Effect]:

@@ -96,10 +96,16 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The job cannot go on."""
+    """The job cannot go on.
+
+    Attributes:
+      replica: the one that died last. deaths: how many there were without progress in between.
+      at: the range that was at work in each of these deaths, of whichever replica; None: all of them are of ``replica``.
+    """
 
     replica: int
     deaths: int
+    at: Range | None = None
 
 
 Effect = OpenEpoch | Assign | Join | Leave | Restart | EpochEnded | Evaluate | Checkpoint | Finish | Fail

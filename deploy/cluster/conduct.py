@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 
 from deploy.blueprint import Blueprint
 from deploy.cluster.crew import ClusterCrew
+from deploy.cluster.departure import Departures
 from deploy.cluster.evaluations import ClusterEvaluations
 from deploy.cluster.evaluator_actor import result_of
 from deploy.cluster.facts import RunFacts, node_id
@@ -42,6 +45,7 @@ SHARD = -2  # the key of messages from shards
 PATIENCE_S = 60.0
 _COMPLAIN_S = 10.0
 _AGAIN_S = 0.5
+_LOOK_S = 0.05
 _STOP_S = 60.0  # for replicas that wait for a shard
 
 
@@ -53,7 +57,7 @@ class Cluster(Launcher):
     def __init__(self, setup: Blueprint, directory: RunDirectory, relay: Relay, facts: RunFacts):
         self.tally = Tally(setup.job.workers.count)
         self.shards = Shards(facts, setup, directory.path)
-        crew = ClusterCrew(facts, setup.job.cluster, node_id())
+        crew = ClusterCrew(facts, setup.job.cluster, node_id(), self.shards.on_node)
         evaluations = ClusterEvaluations(self.shards, crew)
         monitor = Monitor(self.tally.arrays, setup.job.workers.count)
         super().__init__(setup, setup.plan(), directory, relay, crew, evaluations, monitor)
@@ -69,7 +73,9 @@ class Cluster(Launcher):
         self.shards_replaced = 0
         self._complained = False
         self._result: np.ndarray | None = None
-        self._saved_count = self._not_saved_count = 0
+        self.departures = Departures()
+        self._late: list[int] = []  # joined while a node is leaving
+        self._saved_count = self._not_saved_count = self._writing = 0
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +156,10 @@ class Cluster(Launcher):
     ) -> None:
         """Take a replica's report; called in another thread."""
         member = self.crew.heard(replica, incarnation, node, first, items)
-        if member is not None and report:
+        if member is None:
+            return
+        member.seen = report.pop("seen", None)
+        if report:
             member.reports = report
 
     def serves(self, place: Whereabouts, version: int) -> None:
@@ -164,6 +173,8 @@ class Cluster(Launcher):
     def _turn(self, timeout_s: float) -> None:
         self.overview.take_reports()
         super()._turn(timeout_s)
+        if self.departures.under_way:
+            self._look_after_departures()
         if self.stop_asked is None:
             return
         if not self.interrupted:
@@ -184,9 +195,12 @@ class Cluster(Launcher):
                 self.journal.write(journaled(self))  # before it has a name that another coordinator must know
                 self.groups.begin(message["node"])
         elif key == SAVING:
+            self._writing -= 1
             self._event(message["kind"], message["message"], **({"path": message["path"]} if "path" in message else {}))
             self._saved_count += message["kind"] == "checkpoint"
             self._not_saved_count += message["kind"] == "checkpoint_failed"
+        elif message["kind"] == "joined" and self.departures.under_way:
+            self._late.append(key)  # it must not begin before the nodes have left
         elif message["kind"] == "joined":
             self._arrive(key)
         elif key == EVALUATOR and message.get("type") == "NonFiniteError":
@@ -217,6 +231,7 @@ class Cluster(Launcher):
             self.tally.report(replica, message["report"])
         self.tally.retire(replica)
         self._arrived = [arrived for arrived in self._arrived if arrived != replica]
+        self._late = [late for late in self._late if late != replica]
         if message.get("node_lost"):  # none of its own fault: it comes back where there is room
             self.deaths += 1
             self._event("worker_left", f"worker {replica}: {message['message']}", worker=replica)
@@ -231,6 +246,9 @@ class Cluster(Launcher):
     def _served(self, place: Whereabouts, version: int) -> None:
         if self.shards.knows(place):
             return
+        before = self.shards.places.get(place.index)
+        if before is not None:
+            self.overview.ask_what_was_seen(self.groups.handles)
         lost = self.shards.serves(place, version)
         self.shards_replaced += lost is not None
         self.journal.write(journaled(self))  # before anybody is told of this generation
@@ -239,13 +257,18 @@ class Cluster(Launcher):
         if lost is not None:
             for replica in sorted(self.waited_for):
                 self._tell_shard(place.index, "join", replica)
+            assert before is not None
+            why = self.shards.shortage(before)
             self._event(
                 "shard_replaced",
                 f"shard {place.index} was replaced on node {place.node[:8]}; it goes on from version {version}, "
-                f"{plural(lost, 'update')} lost",
+                f"{plural(lost, 'update')} lost" + (f"; it had been {why}" if why else ""),
                 shard=place.index,
                 version=version,
                 lost=lost,
+            )
+            self.shards.require_progress(
+                place.index, self.job.workers.max_restarts, why or "see the nodes' logs of Ray"
             )
         self.publish()
 
@@ -284,7 +307,7 @@ class Cluster(Launcher):
     def _tell_shard(self, index: int, method: str, *args: Any) -> None:
         try:
             ray.get(getattr(self.shards.handles[index], method).remote(*args), timeout=PATIENCE_S)
-        except ray.exceptions.RayError:  # it died again, and will be told when it is back
+        except RayError:  # it died again, and will be told when it is back
             return
 
     def publish(self) -> None:
@@ -309,7 +332,7 @@ class Cluster(Launcher):
         if self._result is None:
             try:
                 parts = ray.get(self.shards.vectors(), timeout=PATIENCE_S)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 raise TransportError(f"a shard did not give its result: {error}") from error
             self._result = result_of(parts, self.setup.layout)
         return self._result
@@ -343,7 +366,7 @@ class Cluster(Launcher):
             time.sleep(_AGAIN_S)
 
     def _save(self, final: bool) -> None:
-        held = self.saving.cut()
+        held = self.saving.cut(still=self.departures.under_way)
         self.overview.take_reports()
         for replica, facts in held.items():
             if "counted" in facts and replica in self.crew.members:
@@ -361,20 +384,42 @@ class Cluster(Launcher):
             path = self.saving.write(state)
             self._event("checkpoint", f"saved {path.name}", path=str(path))
         else:
+            self._writing += 1
             self.saving.write_behind(state)
+            if self.departures.under_way:  # another coordinator may have to go on from here, with what has been counted
+                self.journal.write(journaled(self))
 
-    def save_soon(self, timeout_s: float) -> bool:
+    def save_soon(self, timeout_s: float, leaving: str | None = None) -> bool:
         """Have a checkpoint written as if its time had come, and wait for it; called in another thread.
 
         Where it cannot be now, as a shard does not answer just then or a replica does not hold still, it is tried again.
+
+        Args:
+          leaving: a node that leaves afterwards. From the checkpoint on until it has, all stays as it is.
         """
-        known, deadline, tried = self._saved_count, time.monotonic() + timeout_s, None
+        if leaving is not None and not self.setup.rounds:  # synchronous steps are cut between epochs only
+            self.departures.announce(leaving)
+        deadline = time.monotonic() + timeout_s
+        while self._writing and time.monotonic() < deadline:  # one that was cut before is not enough
+            time.sleep(_LOOK_S)
+        known = self._saved_count
         while self._saved_count == known and time.monotonic() < deadline:
-            if tried != self._not_saved_count:
-                tried = self._not_saved_count
+            if not self._writing:
                 self._timetable.hasten("save")
-            time.sleep(0.05)
+            time.sleep(_LOOK_S)
         return self._saved_count > known
+
+    def _look_after_departures(self) -> None:
+        """Go on once the nodes that were leaving have left."""
+        with suppress(RayError):  # Ray's head leaves as well
+            # At the end all is saved anyway, and workers that rest do not see that it is.
+            self.departures.settle(alive_nodes() if self.coordinator.finished is None else ())
+        if self.departures.under_way:
+            return
+        self.saving.release()
+        late, self._late = self._late, []
+        for replica in late:
+            self._arrive(replica)
 
     def _worth_saving(self) -> bool:
         """There is something to save, and no shard is away: replicas that wait for one cannot hold still."""
@@ -413,7 +458,10 @@ class Cluster(Launcher):
         """Say once that the cluster has no room for all."""
         if self._complained or self._seconds() < _COMPLAIN_S:
             return
-        message = complaint(self.job, len(self.crew.waiting()), self.shards.homeless, self.crew.node)
+        shards, node = self.shards.homeless, self.crew.node
+        if complaint(self.job, len(self.crew.waiting()), shards, node) is None:
+            return
+        message = complaint(self.job, self.crew.homeless(), shards, node)
         if message is not None:
             self._complained = True
             self._event("waiting_for_room", message)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from deploy.cluster.patience import patient_start
 from deploy.job import Job
@@ -68,6 +69,21 @@ def _hush() -> None:
         worker.print_to_stdstream = lambda *_arguments, **_options: None
 
 
+def _echo_workers_only() -> None:
+    """Leave out what Ray's own processes print, such as stack traces: Ray's own logs have it, for those who run the cluster."""
+    from ray._private import worker
+
+    if not hasattr(worker, "print_to_stdstream"):
+        return
+    show = worker.print_to_stdstream
+
+    def echo(data: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+        if str(data.get("pid", "")).isdigit():  # "raylet", "gcs_server", "autoscaler", …
+            show(data, *arguments, **options)
+
+    worker.print_to_stdstream = echo
+
+
 def _import_while_asking(address: str | None) -> None:
     """Import Ray, which takes as long as another process takes to find out whether the cluster can be reached.
 
@@ -98,7 +114,9 @@ def _present_token() -> None:
 def _initialise(job: Job, address: str | None, echo: bool) -> None:
     import ray
 
-    if not echo:
+    if echo:
+        _echo_workers_only()
+    else:
         _hush()
     quiet = {"log_to_driver": echo, "logging_level": "ERROR", "configure_logging": True}
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ import ray
 from deploy.cluster.ending import clear
 from deploy.cluster.facts import RunFacts
 from deploy.cluster.journal import Journal, is_whole
+from deploy.cluster.out_of_memory import be_killed_first
 from deploy.cluster.relay import Relay
 from deploy.cluster.travel import stowed
 from deploy.run_directory import RunDirectory
@@ -43,6 +44,7 @@ class CoordinatorActor:
         logging.getLogger("ray").setLevel(
             logging.ERROR
         )  # it warns of detached shards in a placement group, which are meant
+        be_killed_first(False)
         self._facts, self._run, self._resume = facts, Path(run), resume
         self._relay = Relay()
         self._cluster: Cluster | None = None
@@ -115,9 +117,9 @@ class CoordinatorActor:
         self._at_work().stop_asked = time.monotonic()
 
     @ray.method(concurrency_group="watch")
-    def save(self, timeout_s: float) -> bool:
-        """Have a checkpoint written now; whether there was one in time."""
-        return self._at_work().save_soon(timeout_s)
+    def save(self, timeout_s: float, leaving: str | None = None) -> bool:
+        """Have a checkpoint written now, perhaps because a node is ``leaving``; whether there was one in time."""
+        return self._at_work().save_soon(timeout_s, leaving)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from deploy.cluster.evaluator_actor import EvaluatorActor
 from deploy.cluster.facts import RunFacts
 from deploy.cluster.memory import reserved
-from deploy.cluster.placement import alive_nodes, on_node
+from deploy.cluster.out_of_memory import Seen, killed_by_kernel, killed_by_ray, memory_of
+from deploy.cluster.placement import alive_nodes, has_process, on_node
 from deploy.cluster.replica_actor import ReplicaActor
 from deploy.cluster.section import ClusterSection
 from deploy.crew import EVALUATOR
@@ -33,6 +34,7 @@ class Member:
       heard: items of its reports that were taken.
       here: it has said something: its node has it.
       node: where it runs, once it is here.
+      seen: its memory, as it told last.
       error: the last error it has reported.
       over: it has ended as it should.
     """
@@ -43,6 +45,7 @@ class Member:
     heard: int = 0
     here: bool = False
     node: str = ""
+    seen: Seen | None = None
     error: dict[str, Any] | None = None
     over: bool = False
     reports: dict[str, Any] = field(default_factory=dict)
@@ -54,10 +57,13 @@ class ClusterCrew:
     Args:
       facts: of the run. cluster: its section.
       home: node of the coordinator.
+      shard_on: gives the handle of a shard on a node, or None.
     """
 
-    def __init__(self, facts: RunFacts, cluster: ClusterSection, home: str):
-        self._facts, self._cluster, self._home = facts, cluster, home
+    def __init__(
+        self, facts: RunFacts, cluster: ClusterSection, home: str, shard_on: Callable[[str], Any] = lambda node: None
+    ):
+        self._facts, self._cluster, self._home, self._shard_on = facts, cluster, home, shard_on
         self.members: dict[int, Member] = {}
         self.node: str | None = None  # where workers must run, if not anywhere
         self.events: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
@@ -203,6 +209,12 @@ class ClusterCrew:
         with self._lock:
             return [replica for replica, member in self.members.items() if not member.here]
 
+    def homeless(self) -> int:
+        """How many replicas Ray has no node for, as it tells when asked; others that wait are only slow to begin."""
+        with self._lock:
+            waiting = [member.handle for member in self.members.values() if not member.here]
+        return sum(not has_process(handle) for handle in waiting)
+
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def dismiss(self, replica: int) -> None:
@@ -264,9 +276,34 @@ class ClusterCrew:
             del self.members[replica]
         if error is None:
             ray.kill(member.handle)  # it has said all it had to say
-        died = error is not None or member.error is not None
-        message = {**_death(member, error), "report": member.reports} if died else {"kind": "ended"}
-        self.events.put((replica, message))
+        if error is None and member.error is None:
+            self.events.put((replica, {"kind": "ended"}))
+            return
+        # Beside the watching: what became of it may have to be asked of its node.
+        threading.Thread(target=self._tell_death, args=(replica, member, error), name="tell-death", daemon=True).start()
+
+    def _tell_death(self, replica: int, member: Member, error: Exception | None) -> None:
+        try:
+            death = self._death(member, error)
+        except Exception as trouble:  # Ray's own head is away, say; the death must be told all the same
+            death = _killed(f"{_reason(error)} ({_reason(trouble)})")
+        self.events.put((replica, {**death, "report": member.reports}))
+
+    def _death(self, member: Member, error: Exception | None) -> dict[str, Any]:
+        """A message about an actor that died: its own last words, or what became of it; ``node_lost``: its node is gone, too."""
+        if member.error is not None:
+            return {**member.error, "kind": "died"}
+        by_ray = killed_by_ray(error, member.handle._actor_id.hex())
+        if by_ray is not None:
+            return _killed(by_ray)
+        nodes = alive_nodes()
+        if member.node and member.node not in nodes:
+            return _killed(f"its node left the cluster ({member.node[:8]})", node_lost=True)
+        by_kernel = None
+        if member.node and member.seen is not None:
+            now = memory_of(member.node, self._shard_on(member.node))
+            by_kernel = killed_by_kernel(member.node, nodes[member.node]["NodeManagerAddress"], member.seen, now)
+        return _killed(by_kernel or _reason(error))
 
     def _evaluated(self, reference: Any) -> None:
         try:
@@ -287,13 +324,8 @@ def _name(replica: int, incarnation: int) -> str:
     return f"replica-{replica}-{incarnation}"
 
 
-def _death(member: Member, error: Exception | None) -> dict[str, Any]:
-    """A message about an actor that died: its own last words, or what Ray says; ``node_lost``: its node is gone, too."""
-    if member.error is not None:
-        return {**member.error, "kind": "died"}
-    lost = bool(member.node) and member.node not in alive_nodes()
-    message = f"its node left the cluster ({member.node[:8]})" if lost else _reason(error)
-    return {"kind": "died", "type": "Killed", "message": message, "fatal": False, "node_lost": lost}
+def _killed(message: str, node_lost: bool = False) -> dict[str, Any]:
+    return {"kind": "died", "type": "Killed", "message": message, "fatal": False, "node_lost": node_lost}
 
 
 def _reason(error: Exception | None) -> str:

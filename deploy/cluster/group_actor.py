@@ -16,6 +16,7 @@ from deploy.cluster.ending import end_with_coordinator
 from deploy.cluster.endpoints import Endpoints, to_json
 from deploy.cluster.facts import RunFacts, ask, node_id
 from deploy.cluster.links import port_to
+from deploy.cluster.out_of_memory import be_killed_first
 from ps.host import ShardHost, ShardPlan
 from ps.segment import sweep
 from ps.transport.following import Whereabouts
@@ -44,6 +45,7 @@ class GroupActor:
         tau: int,
         beta: float,
     ):
+        be_killed_first(False)
         end_with_coordinator(facts)
         self._tau, self._beta, self._groups = tau, beta, 1
         self._node = node_id()
@@ -78,10 +80,15 @@ class GroupActor:
             self._groups = message["groups"]
 
     @ray.method(concurrency_group="control")
-    def hold(self, timeout_s: float) -> dict[str, Any] | None:
+    def hold(self, timeout_s: float, still: bool = False) -> dict[str, Any] | None:
         """See ``ReplicaActor.hold``."""
         self._held = self._held or self._link.hold(timeout_s)
         return {"queue": [], "lately": [], "at_hand": (-1, 0)} if self._held else None
+
+    @ray.method(concurrency_group="control")
+    def seen_versions(self) -> list[tuple[int, int]]:
+        """See ``ReplicaActor.seen_versions``."""
+        return list(self._link.seen)
 
     @ray.method(concurrency_group="control")
     def release(self) -> None:

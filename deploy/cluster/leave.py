@@ -1,6 +1,7 @@
 """Before a node leaves the cluster: ask every run there for a checkpoint; ``python -m deploy.cluster.leave [SECONDS]``.
 
-Runs on a node of the cluster. Shards that were there then come back elsewhere from a checkpoint that is seconds old.
+Runs on a node of the cluster. From the checkpoint until the node has left, nothing changes the center, so shards that were there
+come back elsewhere as they were.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ def leave(timeout_s: float) -> tuple[int, int]:
     if not address:
         raise ClusterError("leave needs the address of the cluster's head in RAY_ADDRESS, host:port")
     with connected(SimpleNamespace(cluster=SimpleNamespace(address=address, detach=True))):
-        return save_all(timeout_s)
+        from deploy.cluster.facts import node_id
+
+        return save_all(timeout_s, node_id())
 
 
-def save_all(timeout_s: float) -> tuple[int, int]:
-    """``leave``, for a driver of the cluster. Where no node is left that trains there is nothing to save any more."""
+def save_all(timeout_s: float, leaving: str | None = None) -> tuple[int, int]:
+    """``leave``, for a driver of the cluster. Where no node is left that trains there is nothing to save any more.
+
+    Args:
+      leaving: the node that leaves afterwards; None: none does, and the runs go on at once.
+    """
     import ray
 
     from deploy.cluster.facts import COORDINATOR
@@ -49,7 +56,7 @@ def save_all(timeout_s: float) -> tuple[int, int]:
     calls = []
     for run in runs:
         with suppress(ValueError):  # it has just ended
-            calls.append(ray.get_actor(COORDINATOR, namespace=run).save.remote(timeout_s))
+            calls.append(ray.get_actor(COORDINATOR, namespace=run).save.remote(timeout_s, leaving))
     ready, _ = ray.wait(calls, num_returns=len(calls), timeout=timeout_s) if calls else ([], [])
     return sum(_answer(call) for call in ready), len(calls)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+import ray
+from ray.exceptions import RayError
 
 from deploy.cluster.crew import ClusterCrew
 from deploy.cluster.shards import Shards
 from deploy.cluster.tally import Tally
 from deploy.summary import total_counts
 
+_SEEN_S = 2.0
 _COUNTS_S = 10.0  # at the end nobody else waits, and what is not told then is never counted
 
 
@@ -28,8 +34,19 @@ class Overview:
             report, member.reports = member.reports, {}
             if report:
                 self._tally.report(replica, report)
-                self._shards.saw_all(report["versions"])
+                self._shards.saw_all(report.get("seen_versions", ()))
                 self._links[replica] = {"worker": replica, "node": member.node[:8], "links": report["transports"]}
+
+    def ask_what_was_seen(self, others: Mapping[int, Any]) -> None:
+        """Ask all workers, and ``others`` with a method ``seen_versions``, which version of each shard they have seen."""
+        self.take_reports()
+        handles = (*self._crew.handles().values(), *others.values())
+        # In the middle of an upgrade some actors may still be of an earlier version, which has no such method.
+        calls = [handle.seen_versions.remote() for handle in handles if hasattr(handle, "seen_versions")]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=_SEEN_S) if calls else ([], [])
+        for call in ready:
+            with suppress(RayError):  # it has died with the shard, and what it reported last is known
+                self._shards.saw_all(ray.get(call))
 
     def look(self) -> None:
         """Ask the shards, once all are served."""

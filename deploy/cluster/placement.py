@@ -46,6 +46,15 @@ def is_placed(group: Any) -> bool:
     return placement_group_table(group).get("state") == "CREATED"
 
 
+def has_process(actor: Any) -> bool:
+    """Ray has found a node for an actor and started a process there, which may yet be slow to begin.
+
+    Args:
+      actor: its handle.
+    """
+    return bool(ray._private.state.actors(actor._actor_id.hex()).get("Pid"))
+
+
 def place_shards(count: int, cluster: ClusterSection, uid: str, near: str | None = None) -> Any:
     """A placement group with a bundle per shard. It outlives its maker, and is removed at the end of the run.
 

@@ -86,6 +86,7 @@ def _adopt(cluster: Cluster) -> None:
             effects.extend(coordinator.done(replica, finished))
     for replica, held in found.items():
         if held is None:
+            cluster.tally.retire(replica)
             effects.extend(coordinator.died(replica))
     if grouped(cluster.setup):  # one may have been asked for and not begun
         for node in {held["node"] for held in found.values() if held is not None and "node" in held}:

@@ -15,6 +15,7 @@ from deploy.cluster.endpoints import Endpoints
 from deploy.cluster.facts import Gone, RunFacts, ask, node_id
 from deploy.cluster.links import connect
 from deploy.cluster.memory import watch
+from deploy.cluster.out_of_memory import be_killed_first, seen
 from deploy.cluster.ready import grouped, ready
 from deploy.cluster.shared_data import share
 from deploy.cluster.travel import job_here
@@ -36,6 +37,7 @@ class ReplicaActor:
     """
 
     def __init__(self, facts: RunFacts, replica: int, incarnation: int):
+        be_killed_first(True)
         end_with_coordinator(facts)
         bound = facts.cluster().replica_memory_mb
         self._facts, self._replica, self._incarnation = facts, replica, incarnation
@@ -80,11 +82,17 @@ class ReplicaActor:
                     self._worker.inbox.put(message)
 
     @ray.method(concurrency_group="control")
-    def hold(self, timeout_s: float) -> dict[str, Any] | None:
-        """Begin no transfer until ``release``; returns where this replica is, or None if a transfer takes too long."""
+    def hold(self, timeout_s: float, still: bool = False) -> dict[str, Any] | None:
+        """Begin no transfer until ``release``; returns where this replica is, or None if a transfer takes too long.
+
+        Args:
+          still: also begin no step, and push first what the last one has computed, if that takes no longer than ``timeout_s``.
+        """
         worker = self._worker
         if worker is None:
             return {"queue": [], "lately": [], "at_hand": (-1, 0)}
+        if still:
+            worker.rest.begin(timeout_s)
         if not self._holding:
             self._holding = worker.link.hold(timeout_s)
         return {**worker.held(), "counted": worker.counters()} if self._holding else None
@@ -92,9 +100,16 @@ class ReplicaActor:
     @ray.method(concurrency_group="control")
     def release(self) -> None:
         """End ``hold``."""
+        if self._worker is not None:
+            self._worker.rest.end()
         if self._holding and self._worker is not None:
             self._holding = False
             self._worker.link.release()
+
+    @ray.method(concurrency_group="control")
+    def seen_versions(self) -> list[tuple[int, int]]:
+        """Of each shard: the generation and the highest version that an answer to this replica had."""
+        return [] if self._worker is None else list(self._worker.link.seen)
 
     @ray.method(concurrency_group="control")
     def introduce(self) -> dict[str, Any]:
@@ -169,6 +184,7 @@ class ReplicaActor:
                     items.append(self._outbox.get())
                 worker = self._worker
                 report = {} if worker is None else {**worker.counters(), "transports": _transports(worker)}
+                report["seen"] = seen()
                 ask(self._facts, "report", self._replica, self._incarnation, self._node, self._said, items, report)
                 self._said += len(items)
                 if any(item["kind"] == "over" for item in items):

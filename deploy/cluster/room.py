@@ -9,7 +9,7 @@ import ray
 from deploy.cluster.memory import MB
 from deploy.cluster.placement import alive_nodes, asks_of_replica, asks_of_shard
 from deploy.job import Job
-from deploy.words import plural
+from deploy.words import number, plural
 
 
 def complaint(job: Job, workers: int, shards: int, node: str | None) -> str | None:
@@ -32,7 +32,8 @@ def complaint(job: Job, workers: int, shards: int, node: str | None) -> str | No
     where = "the cluster" if node is None else f"the shard's node {node[:8]}, where they must run,"
     return (
         f"{plural(workers, 'worker')} of {job.workers.count} wait for a node with room: each needs {_words(asked)}, {where} "
-        f"has {_has(asked, node)} in all; add nodes, or lower [workers] count or [cluster] replica_cpus"
+        f"has {_has(asked, node)} in all, and {_words(_most_free(asked, node))} free on one node; add nodes, or lower [workers] "
+        "count or [cluster] replica_cpus"
     )
 
 
@@ -46,6 +47,13 @@ def _is_room(asked: Mapping[str, float], node: str | None) -> bool:
     )
 
 
+def _most_free(asked: Mapping[str, float], node: str | None) -> dict[str, float]:
+    """The most of each that is free on one node."""
+    free = ray._private.state.available_resources_per_node()
+    nodes = [has for name, has in free.items() if node in (None, name)]
+    return {name: max((has.get(name, 0.0) for has in nodes), default=0.0) for name in asked}
+
+
 def _has(asked: Mapping[str, float], node: str | None) -> str:
     """What the cluster, or one of its nodes, has of what is asked, taken or not."""
     nodes = [facts["Resources"] for name, facts in alive_nodes().items() if node in (None, name)]
@@ -53,6 +61,10 @@ def _has(asked: Mapping[str, float], node: str | None) -> str:
 
 
 def _words(amounts: Mapping[str, float]) -> str:
-    said = {"CPU": "{:g} CPUs", "GPU": "{:g} GPUs", "memory": "{:g} MB of memory"}
-    parts = [said[name].format(round(amount / MB) if name == "memory" else amount) for name, amount in amounts.items()]
+    parts = [
+        f"{amount / MB:.0f} MB of memory"
+        if name == "memory"
+        else f"{number(amount)} {name}{'' if amount == 1 else 's'}"
+        for name, amount in amounts.items()
+    ]
     return " and ".join(parts)

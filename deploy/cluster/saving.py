@@ -46,8 +46,11 @@ class Saving:
         """One is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def cut(self) -> dict[int, dict[str, Any]]:
+    def cut(self, still: bool = False) -> dict[int, dict[str, Any]]:
         """Have the shards copy themselves at one moment.
+
+        Args:
+          still: workers also make no step, and all stays as it is until ``release``.
 
         Returns:
           Replica -> what it held in that moment, as ``ClusterWorker.held``.
@@ -55,21 +58,27 @@ class Saving:
         Raises:
           NotNow: a replica or a shard did not hold still in time.
         """
-        handles = {
-            replica: self._crew.members[replica].handle for replica in self._crew.workers()
-        } | self._groups.handles
         try:
-            held = self._hold(handles)
+            held = self._hold(self._handles(), still)
             self._shards.ask("cut", timeout_s=_HOLD_S)
             return held
         except HogsheadError as error:
             raise NotNow(f"no checkpoint now: {error}") from error
         finally:
-            for handle in handles.values():
-                handle.release.remote()
+            if not still:
+                self.release()
 
-    def _hold(self, handles: Mapping[int, Any]) -> dict[int, dict[str, Any]]:
-        calls = {replica: handle.hold.remote(_HOLD_S / 2) for replica, handle in handles.items()}
+    def release(self) -> None:
+        """Have all go on."""
+        for handle in self._handles().values():
+            handle.release.remote()
+
+    def _handles(self) -> dict[int, Any]:
+        return self._crew.handles() | self._groups.handles
+
+    def _hold(self, handles: Mapping[int, Any], still: bool = False) -> dict[int, dict[str, Any]]:
+        bound = _HOLD_S / (4 if still else 2)  # of each of the two waits, or of the only one
+        calls = {replica: handle.hold.remote(bound, still) for replica, handle in handles.items()}
         held = {}
         for replica, call in calls.items():
             try:

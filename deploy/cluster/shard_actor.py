@@ -16,6 +16,7 @@ from deploy.cluster.ending import end_with_coordinator
 from deploy.cluster.facts import PATIENCE_S, RunFacts, ask, node_address, node_id, tls_of
 from deploy.cluster.group_actor import release_dead
 from deploy.cluster.memory import watch
+from deploy.cluster.out_of_memory import NodeMemory, be_killed_first, node_memory, seen
 from ps.errors import MemoryShortage
 from ps.host import ShardHost, ShardPlan
 from ps.segment import sweep
@@ -33,6 +34,7 @@ class ShardActor:
     """
 
     def __init__(self, facts: RunFacts, plan: ShardPlan):
+        be_killed_first(False)
         end_with_coordinator(facts, in_group=True)
         state = ask(facts, "shard_state", plan.index, answer_s=PATIENCE_S)
         self.host = ShardHost(plan)
@@ -110,7 +112,13 @@ class ShardActor:
             "counts": shard.counts(),
             "served": self.server.service.counts(),
             "bytes": sum(array.nbytes for array in self.host.arrays.values()),
+            "seen": seen(),
         }
+
+    @ray.method(concurrency_group="look")
+    def node_memory(self) -> NodeMemory:
+        """The memory of this node."""
+        return node_memory()
 
     def shut_down(self) -> None:
         """Serve no more and give the shared memory back."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, ActorUnschedulableError, GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, GetTimeoutError, OutOfMemoryError, RayError
 
 from deploy.blueprint import Blueprint
 from deploy.cluster.crew import END_S
@@ -20,7 +20,8 @@ from deploy.cluster.endpoints import from_json, to_json
 from deploy.cluster.facts import RunFacts
 from deploy.cluster.links import shard_plans
 from deploy.cluster.memory import reserved
-from deploy.cluster.placement import find_group, in_bundle, is_placed, place_shards, roomiest
+from deploy.cluster.out_of_memory import Seen, killed_by_kernel, killed_by_ray, memory_of
+from deploy.cluster.placement import alive_nodes, find_group, in_bundle, is_placed, place_shards, roomiest
 from deploy.cluster.ready import beside, guests
 from deploy.cluster.shard_actor import ShardActor
 from ps.checkpoint import Checkpoint, checkpoints, restore_state, shard_arrays
@@ -53,6 +54,13 @@ class Shards:
         self._restored: tuple[Path | None, list[dict[str, np.ndarray]]] = (None, [])
         self._watched: dict[int, Any] = {}  # calls that a living actor answers
         self._dead: set[int] = set()  # actors of which the last call has said so
+        self._memory: dict[int, Seen] = {}  # of each actor, as it told last
+        self._killed: dict[int, str] = {}  # what Ray said of one that it killed for lack of memory
+        self._reached: dict[
+            int, int
+        ] = {}  # version of the owner before this one at its end, where it was seen from here
+        self._furthest = [0] * self.count  # version that a shard had reached at one of its deaths
+        self._fruitless = [0] * self.count  # its deaths in a row since then
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
@@ -103,17 +111,58 @@ class Shards:
         return known is not None and known == _with_generation(place, known.generation)
 
     def serves(self, place: Whereabouts, version: int) -> int | None:
-        """A shard's owner is ready, with this version; returns the updates lost with the one before, None if it is the first."""
-        before = self.places.get(place.index)
+        """A shard's owner is ready, with this version; returns the updates lost with the one before, None if it is the first.
+
+        Before, ``saw_all`` should have been told of what every replica has seen of the one before.
+        """
+        index, before = place.index, self.places.get(place.index)
         generation = 1 if before is None else before.generation + 1
-        self.places[place.index] = _with_generation(place, generation)
-        lost = max(self.seen[place.index] - version, 0)
-        self.seen[place.index] = version
+        self.places[index] = _with_generation(place, generation)
+        reached, self.seen[index] = self.seen[index], version
         self._restored = (None, []) if self.ready else self._restored
         if before is None:
             return None
+        lost = max(reached - version, 0)
         self.lost += lost
+        self._reached[index] = max(reached, version)
+        self._fruitless[index] = 0 if reached > self._furthest[index] else self._fruitless[index] + 1
+        self._furthest[index] = max(reached, self._furthest[index])
         return lost
+
+    def shortage(self, before: Whereabouts) -> str | None:
+        """A sentence about the owner that was served there if it was killed for lack of memory, else None."""
+        by_ray = self._killed.pop(before.index, None)
+        nodes = alive_nodes()
+        if by_ray is not None or before.node not in nodes:
+            return by_ray
+        now = memory_of(before.node, self.on_node(before.node))
+        address = nodes[before.node]["NodeManagerAddress"]
+        return killed_by_kernel(before.node, address, self._memory.get(before.index), now)
+
+    def require_progress(self, index: int, deaths: int, reason: str) -> None:
+        """Refuse to go on with a shard that dies again and again before it has got further than the last time.
+
+        Args:
+          deaths: how many are put up with. reason: of the last one, in words.
+
+        Raises:
+          TransportError: there were more.
+        """
+        if self._fruitless[index] > deaths:
+            raise TransportError(
+                f"shard {index} died {self._fruitless[index]} times in a row without getting further: {reason}",
+                shard=index,
+            )
+
+    def _remember(self, index: int, memory: Seen | None) -> None:
+        """Keep what a shard said of its memory, unless it comes from an owner that has not been told of as served yet."""
+        place = self.places.get(index)
+        if memory is not None and place is not None and place.place.pid == memory.pid:
+            self._memory[index] = memory
+
+    def on_node(self, node: str) -> Any:
+        """The handle of a shard on a node, or None."""
+        return next((self.handles[place.index] for place in list(self.places.values()) if place.node == node), None)
 
     @property
     def homeless(self) -> int:
@@ -191,6 +240,7 @@ class Shards:
                 with suppress(RayError):
                     answers[index] = ray.get(call)
                     self.saw(index, answers[index]["version"])
+                    self._remember(index, answers[index].pop("seen", None))
         return answers
 
     def check(self) -> None:
@@ -216,18 +266,27 @@ class Shards:
                     continue
                 reason = str(error).strip().splitlines()[-1]
                 raise TransportError(f"shard {index} cannot be started: {reason}", shard=index) from error
-            except RayError:  # it is being restarted
+            except RayError as error:  # it is being restarted
                 self._dead.discard(index)
+                by_ray = killed_by_ray(error, handle._actor_id.hex()) if isinstance(error, OutOfMemoryError) else None
+                if by_ray is not None:
+                    self._killed[index] = by_ray
 
     def saw(self, index: int, version: int) -> None:
-        """Somebody tells a shard's version."""
+        """Take the version of a shard, as its present owner tells it."""
         self.seen[index] = max(self.seen[index], version)
 
-    def saw_all(self, versions: Iterable[int]) -> None:
-        """A replica tells the versions that it has seen."""
-        for index, version in enumerate(versions):
-            if index < self.count:
+    def saw_all(self, seen: Iterable[tuple[int, int]]) -> None:
+        """Take the generation and the version of each shard that a replica has seen."""
+        for index, (generation, version) in enumerate(seen):
+            known = self.places.get(index)
+            if known is None or generation == known.generation:
                 self.saw(index, version)
+            elif generation == known.generation - 1 and version > self._reached.get(
+                index, version
+            ):  # lost, and told late
+                self.lost += version - self._reached[index]
+                self._reached[index] = version
 
     def end(self) -> None:
         """Have them give their memory back, kill them, and give the placement group back."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.statistics import COUNTERS, statistics_specs
+from worker.statistics import BUCKETS, COUNTERS, statistics_specs
 
 _NAMES = ("statistics.counters", "statistics.sums", "statistics.staleness")
 _MAXIMA = [COUNTERS.index("staleness_max")]
@@ -49,20 +49,36 @@ class Tally:
             np.copyto(self._base[name], self.arrays[name])
 
     def state(self) -> dict[str, Any]:
-        """What earlier incarnations have counted, as plain values."""
-        rows = {}
-        for replica in np.flatnonzero(self._base["statistics.counters"].any(axis=1)).tolist():
-            staleness = self._base["statistics.staleness"][replica]
-            used = np.flatnonzero(staleness)
-            rows[str(replica)] = {
-                "counters": self._base["statistics.counters"][replica].tolist(),
-                "sums": self._base["statistics.sums"][replica].tolist(),
-                "staleness": [used.tolist(), staleness[used].tolist()],
-            }
-        return rows
+        """What all incarnations have counted, and the earlier ones alone, as plain values."""
+        return {"all": _rows(self.arrays), "earlier": _rows(self._base)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
-        for replica, row in state.items():
+        """Go on from ``state``; a replica that lives reports once more what it counted itself, one that does not is retired."""
+        # A coordinator of an earlier version, before an upgrade, has written only what the earlier incarnations had.
+        for replica, row in state.get("earlier", state).items():
             self.report(int(replica), row)
         self.settle()
+        for replica, row in state.get("all", {}).items():
+            for name, values in _arrays(row).items():
+                self.arrays[name][int(replica)] = values
+
+
+def _rows(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    rows = {}
+    for replica in np.flatnonzero(arrays["statistics.counters"].any(axis=1)).tolist():
+        staleness = arrays["statistics.staleness"][replica]
+        used = np.flatnonzero(staleness)
+        rows[str(replica)] = {
+            "counters": arrays["statistics.counters"][replica].tolist(),
+            "sums": arrays["statistics.sums"][replica].tolist(),
+            "staleness": [used.tolist(), staleness[used].tolist()],
+        }
+    return rows
+
+
+def _arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A row of ``_rows`` as it stands in each array."""
+    staleness = np.zeros(BUCKETS, np.int64)
+    buckets, counts = row["staleness"]
+    staleness[np.array(buckets, np.int64)] = counts
+    return dict(zip(_NAMES, (np.array(row["counters"], np.int64), np.array(row["sums"]), staleness)))

@@ -11,6 +11,7 @@ import numpy as np
 
 from deploy.blueprint import Blueprint
 from deploy.cluster.clocks import FollowingClocks
+from deploy.cluster.departure import Rest
 from deploy.worker_loop import WorkerLoop, new_replica
 from ps.transport.sharded import ShardedLink
 from worker.driver import Driver, Work
@@ -49,6 +50,7 @@ class ClusterWorker(WorkerLoop):
         self.replica = new_replica(setup, replica, incarnation)
         self.statistics = Statistics.private()
         self.at_hand = (-1, 0)
+        self.rest = Rest()
         self.lately: deque[int] = deque(maxlen=_REMEMBERED)
         self._orders = RecentOrders(setup.order)
         self._mapped = link.ports[0].mapped if setup.sweeps else None  # where the locks of sweeps lie
@@ -70,7 +72,7 @@ class ClusterWorker(WorkerLoop):
         self._say({"kind": kind, **fields})
 
     def receive(self) -> dict[str, Any]:
-        return self.inbox.get()
+        return self.inbox.get() if self.queue else self.rest.while_idle(self.inbox.get)
 
     def has_mail(self) -> bool:
         return not self.inbox.empty()
@@ -84,6 +86,7 @@ class ClusterWorker(WorkerLoop):
             self.at_hand = (self.queue[0].id, self.queue[0].position)
         if self.setup.sweeps:
             self._follow_locks()
+        self.rest.between_steps(self.driver.settle)
         super().between_steps()
 
     def _follow_locks(self) -> None:
@@ -109,7 +112,7 @@ class ClusterWorker(WorkerLoop):
             "counters": [getattr(statistics, name) for name in COUNTERS],
             "sums": [getattr(statistics, name) for name in SUMS],
             "staleness": [used.tolist(), histogram[used].tolist()],
-            "versions": self.replica.versions.tolist(),
+            "seen_versions": list(self.link.seen),
         }
 
     def handle_more(self, message: dict[str, Any]) -> None:

@@ -23,6 +23,9 @@ _RAY = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
+    # Ray's own watch over memory kills whatever it may restart, that is shards, together with the worker that takes too much. The
+    # kernel kills one process: the worker (see deploy.cluster.out_of_memory); but all of a Kubernetes pod, so Ray's stays there.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 
 

@@ -47,7 +47,7 @@ class Settings:
     web_port: int = DEFAULT_WEB_PORT
     address: str = ""
     serve_options: tuple[str, ...] = ()
-    leave_s: int = 15
+    leave_s: int = 30
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:

@@ -62,6 +62,7 @@ class Attendant(Follower):
 def main(argv: Sequence[str]) -> int:
     """Run or go on with the job in the folder ``argv[0]``; its words go to the job's log."""
     os.environ["RAY_COLOR_PREFIX"] = "0"  # the log is no terminal
+    os.environ["RAY_DEDUP_LOGS"] = "0"  # "step 5" and "step 10" are not the same line; read when Ray is imported
     path = Path(argv[0])
     folder = JobFolder(path.parent, path.name)
     with _logged(folder.log), _alone(path / ".driver.lock"), Beat(folder, int(argv[1])):

@@ -8,8 +8,9 @@ node takes as many workers as it has room for.
 * Workers that must be beside the shard go with it to a node that has room for all of them (``deploy.cluster.placement`` asks Ray
   for that node).
 
-While actors of other jobs are about to be placed, it is not known where. Then the worst is taken: every node has lost all that
-may come to lie there, and the shards go where they cost most workers their place.
+While actors of other jobs are about to be placed, it is not known where. Then the worst is taken, in two ways of which either is
+enough: every node has lost all that may come to lie there, and the shards go where they cost most workers their place; or every
+actor that is expected costs as many places as one of its size can, but lies on one node only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
+from math import ceil
 
-from deploy.service.room import Pieces, Room
+from deploy.service.room import SLACK, Pieces, Room
 from deploy.words import number, plural
 
 
@@ -66,6 +68,50 @@ def lack(
             f"{plural(wanted.shards, 'shard')} {words.of_places.format(places)}"
         )
     return None
+
+
+def finds_anywhere(wanted: Pieces | Room, rooms: Sequence[Room], others: Sequence[Pieces | Room]) -> bool:
+    """Whether the pieces surely find their places, wherever those of ``others`` come to lie first; False: it is not known.
+
+    An actor that is ``a`` times as large as a worker costs at most ``ceil(a)`` workers their places. Small ones together cost no
+    more than their sum does, and one place on each node.
+
+    Args:
+      rooms: what is free of the nodes now.
+    """
+    if isinstance(wanted, Room) or any(isinstance(one, Room) for one in others):
+        return False
+    if wanted.shards and (wanted.packed or wanted.beside):
+        return False
+    theirs = [part for one in others for part in ((one.shards, one.shard), (one.workers, one.worker))]
+    shards = not wanted.shards or _places_left(wanted.shard, rooms, theirs) >= wanted.shards
+    own = (wanted.shards, wanted.shard)
+    return shards and (not wanted.workers or _places_left(wanted.worker, rooms, [*theirs, own]) >= wanted.workers)
+
+
+def _places_left(piece: Room, rooms: Sequence[Room], others: Sequence[tuple[int, Room]]) -> int:
+    """For how many such pieces there is room at least, wherever ``others`` (how many, of what size) come to lie."""
+    lost, small, together = 0, 0, Room()
+    for count, other in others:
+        share = max(_shares(other, piece), default=0.0)
+        if share >= 1:
+            lost += count * _whole(share)
+        elif share:
+            small, together = small + count, together + other * count
+    places = [room.times(piece) for room in rooms]
+    nodes = sum(1 for count in places if count)
+    spread = sum(_whole(share + nodes) - 1 for share in _shares(together, piece))
+    return sum(places) - lost - min(small, spread)
+
+
+def _shares(other: Room, piece: Room) -> list[float]:
+    """How many times a piece's amount of each resource the other takes; of resources that both take."""
+    pairs = ((other.cpus, piece.cpus), (other.gpus, piece.gpus), (other.memory_bytes, piece.memory_bytes))
+    return [theirs / each for theirs, each in pairs if theirs and each]
+
+
+def _whole(share: float) -> int:
+    return ceil(share - SLACK)
 
 
 def taken(wanted: Pieces | Room, rooms: Sequence[Room]) -> list[Room]:

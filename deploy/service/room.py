@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Protocol, Self
 
-_SLACK = 1e-6  # sums of tenths of a CPU
+SLACK = 1e-6  # sums of tenths of a CPU
 MANY = 1 << 40  # of what takes nothing
 
 
@@ -59,7 +59,7 @@ class Room:
     def times(self, piece: Room) -> int:
         """How many such pieces there is room for."""
         counts = [
-            int((there + _SLACK) // each) if there > -_SLACK else 0
+            int((there + SLACK) // each) if there > -SLACK else 0
             for there, each in ((self.cpus, piece.cpus), (self.gpus, piece.gpus))
             if each > 0
         ]

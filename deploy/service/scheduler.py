@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from deploy.service.fitting import EMPTY, FREE, Claims, lack, less, spares, taken
+from deploy.service.fitting import EMPTY, FREE, Claims, finds_anywhere, lack, less, spares, taken
 from deploy.service.room import Pieces, Room
 from deploy.service.states import AT_WORK, State
 
@@ -146,26 +146,29 @@ class _Floor:
     def _reason(self, wanted: Pieces | Room) -> str | None:
         at_most = self.free if self._expected else None
         missing = lack(wanted, self.likely, FREE)
-        if lack(wanted, self.surely, FREE, at_most) is None:
-            robbed = self._robbed(taken(wanted, self.free))
+        others = [one.pieces for one in self._expected]
+        if lack(wanted, self.surely, FREE, at_most) is None or finds_anywhere(wanted, self.free, others):
+            robbed = self._robbed(wanted)
             return f"waits until {robbed} has found its places" if robbed else None
         return f"waits for room: {missing}" if missing else f"waits until {self._expected[0].job} has found its places"
 
-    def _robbed(self, more: Sequence[Room]) -> str | None:
-        """A job that will find its places, but perhaps not any more if somebody takes more; None too if it would not anyway."""
+    def _robbed(self, wanted: Pieces | Room) -> str | None:
+        """A job that will find its places, but perhaps not any more beside ``wanted``; None too if it would not anyway."""
+        more = taken(wanted, self.free)
         for one in self._expected:
-            others = [gone - own for gone, own in zip(self._gone, one.most)]
-            before = less(self.free, others)
-            if self._lacks(one, before):  # it finds them only if all goes as foreseen, with nobody in between
+            others = [other.pieces for other in self._expected if other is not one]
+            before = less(self.free, [gone - own for gone, own in zip(self._gone, one.most)])
+            if not self._finds(one, before, others):  # it does only if all goes as foreseen, with nobody in between
                 if lack(one.pieces, [before[index] for index in one.nodes], FREE) is None:
                     return one.job
-            elif self._lacks(one, less(before, more)):
+            elif not self._finds(one, less(before, more), [*others, wanted]):
                 return one.job
         return None
 
-    def _lacks(self, one: _Expected, rooms: Sequence[Room]) -> bool:
-        at = [rooms[index] for index in one.nodes]
-        return lack(one.pieces, at, FREE, [self.free[index] for index in one.nodes]) is not None
+    def _finds(self, one: _Expected, rooms: Sequence[Room], others: Sequence[Pieces | Room]) -> bool:
+        """Whether what is expected surely finds its places: if there are ``rooms`` at least, or wherever ``others`` lie."""
+        at, free = [rooms[index] for index in one.nodes], [self.free[index] for index in one.nodes]
+        return lack(one.pieces, at, FREE, free) is None or finds_anywhere(one.pieces, free, others)
 
     def claim(self, waiting: Pieces | Room) -> None:
         """One waits, and holds back those behind it."""

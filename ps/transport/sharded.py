@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ class ShardedLink:
       incarnation: of the process that is this replica now.
       consistent: pull each shard so that it is of one version.
       abandoned: asked while waiting for a synchronous step; raise in it to stop waiting.
+
+    Attributes:
+      seen: of each shard: the generation of its owner, 0 where ports know none, and the highest version in its answers.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class ShardedLink:
         self._steps = Together(self.ports, abandoned)
         self._transfers = threading.Lock()
         self._under_way: list[Future] = []
+        self._places = {id(port): index for index, port in enumerate(self.ports)}
+        self.seen = [(0, 0)] * len(self.ports)
 
     @property
     def center(self) -> np.ndarray | None:
@@ -164,9 +170,11 @@ class ShardedLink:
             if getattr(port, "remote", False)
         }
         self._under_way = [future for future in self._under_way if not future.done()] + list(travelling.values())
+        for index, future in travelling.items():
+            future.add_done_callback(partial(self._note_travelled, calls[index][0]))
         try:
             return [
-                travelling[index] if index in travelling else getattr(port, name)(*args, **facts)
+                travelling[index] if index in travelling else self._note(port, getattr(port, name)(*args, **facts))
                 for index, (port, args, facts) in enumerate(calls)
             ]
         except BaseException:  # those that travel still read and write the caller's arrays
@@ -177,6 +185,18 @@ class ShardedLink:
         """Wait for what travels; raises what failed once nothing is under way any more."""
         wait(answer for answer in answers if isinstance(answer, Future))
         return [answer.result() if isinstance(answer, Future) else answer for answer in answers]
+
+    def _note_travelled(self, port: Any, future: Future) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._note(port, future.result())
+
+    def _note(self, port: Any, answer: Any) -> Any:
+        """Remember the version in an answer as soon as it is there: before the port can know of a later owner."""
+        index, version = self._places[id(port)], answer.version if isinstance(answer, Applied) else int(answer)
+        generation = getattr(port, "generation", 0)
+        known, highest = self.seen[index]
+        self.seen[index] = (generation, max(version, highest) if generation == known else version)
+        return answer
 
     def _stamp(self) -> Stamp:
         self._sequence += 1

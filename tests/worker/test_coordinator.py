@@ -117,6 +117,29 @@ def test_dying_again_and_again_fails_the_job():
     assert coordinator.died(0) == [Leave(0), Fail(0, 3)]
 
 
+def test_a_range_at_which_one_replica_after_the_other_dies_fails_the_job():
+    """All of them finish other ranges in between, so none dies too often by itself."""
+    plan = Plan(replicas=3, epoch_size=constant(6), batch_size=1, max_restarts=2, stop=StopRule(epochs=1000))
+    coordinator = Coordinator(plan)
+    for replica in range(3):
+        coordinator.joined(replica)
+    poison, deaths, victims = coordinator.members[0].ranges[0], [], []
+    while not any(isinstance(effect, Fail) for effect in deaths):
+        for replica, member in enumerate(coordinator.members):
+            if member.ranges[0] != poison:
+                coordinator.done(replica, member.ranges[0].id)
+                continue
+            victims.append(replica)
+            deaths += coordinator.died(replica)
+            other = (replica + 1) % 3  # takes it before the replacement has started
+            while poison not in coordinator.members[other].ranges:
+                coordinator.done(other, coordinator.members[other].ranges[0].id)
+            coordinator.joined(replica)
+    assert victims == [0, 1, 2]
+    assert deaths[-1] == Fail(deaths[-1].replica, 3, poison)
+    assert len([effect for effect in deaths if isinstance(effect, Restart)]) == 2
+
+
 def test_a_finished_range_forgives_deaths():
     coordinator = Coordinator(Plan(replicas=1, epoch_size=constant(4), max_restarts=1, stop=StopRule(epochs=20)))
     for epoch in range(5):

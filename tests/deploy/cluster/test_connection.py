@@ -92,3 +92,19 @@ def test_a_run_that_ends_just_now_need_not_be_saved(monkeypatch):
     )
     monkeypatch.setattr(ray, "get_actor", gone)
     assert leave.save_all(1.0) == (0, 0)
+
+
+def test_a_job_shows_what_its_workers_print_and_not_what_rays_own_processes_do(monkeypatch):
+    """A node that was paused ends with a stack trace of Ray's node process."""
+    from ray._private import worker
+
+    shown = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: shown.append(data["pid"]))
+    monkeypatch.setattr(reach, "require_reachable", lambda address: None)
+    with connected(job(address="10.0.0.4:6379"), echo=True):
+        for pid in ("4711", 4712, "raylet", "gcs_server", "autoscaler"):
+            worker.print_to_stdstream({"pid": pid, "lines": ["*** SIGABRT received"]}, ignore_prefix=False)
+    assert shown == ["4711", 4712]
+    with connected(job(address="10.0.0.4:6379")):
+        worker.print_to_stdstream({"pid": "4711", "lines": []}, ignore_prefix=False)
+    assert shown == ["4711", 4712]

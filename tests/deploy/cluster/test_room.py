@@ -11,6 +11,7 @@ from deploy.cluster.section import ClusterSection
 pytest.importorskip("ray")
 
 from deploy.cluster import room
+from deploy.cluster.crew import ClusterCrew, Member
 from deploy.cluster.shards import Shards
 
 MB = 10**6
@@ -37,20 +38,20 @@ def test_workers_that_find_room_are_only_slow(free):
     assert said(workers=2) is None and said(workers=2, node="one") is None
     free["one"]["CPU"] = 0.5
     assert said(workers=2) is None, "there is room on the other"
-    assert "each needs 1 CPUs, the shard's node one, where they must run, has 4 CPUs in all" in said(
+    assert "each needs 1 CPU, the shard's node one, where they must run, has 4 CPUs in all, and 0.5 CPUs free" in said(
         workers=2, node="one"
     )
     free["two"]["CPU"] = 0.5
     assert said(workers=2).startswith(
-        "2 workers of 4 wait for a node with room: each needs 1 CPUs, the cluster has 8 CPUs"
+        "2 workers of 4 wait for a node with room: each needs 1 CPU, the cluster has 8 CPUs"
     )
 
 
 def test_what_is_missing_is_named(free):
-    assert "each needs 1 CPUs and 150 MB of memory, the cluster has 8 CPUs and 200 MB" in said(
+    assert "each needs 1 CPU and 150 MB of memory, the cluster has 8 CPUs and 200 MB" in said(
         1, replica_memory_mb=150.0
     )
-    assert "each needs 1 CPUs and 1 GPUs, the cluster has 8 CPUs and 0 GPUs" in said(1, replica_gpus=1.0)
+    assert "each needs 1 CPU and 1 GPU, the cluster has 8 CPUs and 0 GPUs" in said(1, replica_gpus=1.0)
     assert said(shards=1).startswith(
         "1 shard of 4 wait for a node with room: each needs 0.1 CPUs, the cluster has 8 CPUs"
     )
@@ -64,3 +65,21 @@ def test_a_shard_that_has_its_place_is_only_slow(monkeypatch, state, homeless):
     assert shards.homeless == homeless
     shards.places = {0: "", 1: "", 2: ""}
     assert shards.homeless == 0
+
+
+def test_workers_that_have_a_process_are_only_slow(monkeypatch):
+    """Their CPUs are taken, so nothing is free; they have it themselves."""
+    pids = {"placed": 4711, "waits": 0}
+    known = SimpleNamespace(actors=lambda actor: {"Pid": pids.get(actor)})
+    monkeypatch.setattr("deploy.cluster.placement.ray._private.state", known)
+    crew = ClusterCrew(None, None, "")
+    try:
+        for replica, (name, here) in enumerate(
+            [("placed", False), ("waits", False), ("unknown", False), ("waits", True)]
+        ):
+            handle = SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda name=name: name))
+            crew.members[replica] = Member(handle, 1, None, here=here)
+        assert len(crew.waiting()) == 3 and crew.homeless() == 2
+    finally:
+        crew.members.clear()
+        crew.end()

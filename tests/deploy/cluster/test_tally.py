@@ -19,7 +19,7 @@ def report(examples=0, staleness_max=0, loss=0.0, seen=((), ())):
     counters[COUNTERS.index("examples")], counters[COUNTERS.index("staleness_max")] = examples, staleness_max
     sums = [0.0] * len(SUMS)
     sums[SUMS.index("loss_sum")] = loss
-    return {"counters": counters, "sums": sums, "staleness": [list(part) for part in seen], "versions": []}
+    return {"counters": counters, "sums": sums, "staleness": [list(part) for part in seen]}
 
 
 def counted(tally, replica, name="examples"):
@@ -52,7 +52,7 @@ def test_one_that_ended_before_it_told_anything():
     assert counted(tally, 0) == 4
 
 
-def test_a_state_survives_json_and_holds_only_what_cannot_be_asked_again():
+def test_a_replica_that_outlives_the_coordinator_is_counted_once():
     """A replica that is at work reports all that it has counted once more, to whoever is the coordinator then."""
     tally = Tally(3)
     tally.report(1, report(10, 6, 1.5, ([2, 4], [3, 7])))
@@ -61,10 +61,24 @@ def test_a_state_survives_json_and_holds_only_what_cannot_be_asked_again():
     state = json.loads(json.dumps(tally.state()))
     other = Tally(3)
     other.restore(state)
-    assert counted(other, 1) == 10 and counted(other, 1, "staleness_max") == 6
     other.report(1, report(100))
     for name, array in tally.arrays.items():
         np.testing.assert_array_equal(other.arrays[name], array)
+
+
+def test_what_a_replica_has_counted_survives_if_it_dies_with_the_coordinator():
+    tally = Tally(3)
+    tally.report(1, report(10, 6, 1.5, ([2, 4], [3, 7])))
+    tally.retire(1)
+    tally.report(1, report(100, 2, 0.5, ([2], [1])))
+    other = Tally(3)
+    other.restore(json.loads(json.dumps(tally.state())))
+    for name, array in tally.arrays.items():
+        np.testing.assert_array_equal(other.arrays[name], array)
+    other.retire(1)
+    other.report(1, report(1))
+    assert counted(other, 1) == 111 and counted(other, 1, "staleness_max") == 6
+    assert other.arrays["statistics.staleness"][1, [2, 4]].tolist() == [4, 7]
 
 
 def test_what_a_monitor_has_restored_is_not_counted_twice():
@@ -73,3 +87,10 @@ def test_what_a_monitor_has_restored_is_not_counted_twice():
     tally.settle()
     tally.report(0, report(2))
     assert counted(tally, 0) == 42
+
+
+def test_a_state_that_an_earlier_version_wrote_is_understood():
+    tally = Tally(2)
+    tally.restore({"1": report(10)})
+    tally.report(1, report(5))
+    assert counted(tally, 1) == 15

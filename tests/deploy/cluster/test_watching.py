@@ -63,7 +63,7 @@ def actor(answer, calls=None):
 
 def watched(*answers):
     found = Shards.__new__(Shards)
-    found.handles, found._watched, found._dead = list(answers), {}, set()
+    found.handles, found.places, found._watched, found._dead = list(answers), {}, {}, set()
     return found
 
 
@@ -130,7 +130,7 @@ def cluster(monkeypatch):
     """One that has saved nothing yet; ``cluster.tries`` are what trying to comes to."""
     monkeypatch.setattr(conduct, "_AGAIN_S", 0.0)
     cluster = Cluster.__new__(Cluster)
-    cluster._saved_count = cluster._not_saved_count = 0
+    cluster._saved_count = cluster._not_saved_count = cluster._writing = 0
     cluster.tries, cluster.saving = [], SimpleNamespace(settle=lambda: None, under_way=False)
 
     def save(_final):

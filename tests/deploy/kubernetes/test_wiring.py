@@ -138,8 +138,10 @@ def test_head_and_service_share_the_jobs_at_one_path_and_nothing_else(applied):
 def test_ray_is_set_as_in_compose(applied, monkeypatch):
     monkeypatch.setattr("os.environ", {})
     said = {entry["name"]: entry.get("value") for entry in container(all_pods(applied["base"])["hogshead/head"])["env"]}
-    waiting = {"RAY_gcs_rpc_server_reconnect_timeout_s"}  # KubeRay sets that
-    assert {name: said.get(name) for name in ray_environment().keys() - waiting}.items() <= ray_environment().items()
+    # KubeRay sets the first. With the second the kernel would be left to kill, and it kills all processes of a pod at once.
+    other = {"RAY_gcs_rpc_server_reconnect_timeout_s", "RAY_memory_monitor_refresh_ms"}
+    assert {name: said.get(name) for name in ray_environment().keys() - other}.items() <= ray_environment().items()
+    assert "RAY_memory_monitor_refresh_ms" not in said
 
 
 def test_the_services_command_line_is_one_of_hogshead(applied):

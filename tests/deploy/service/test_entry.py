@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -202,6 +204,31 @@ def test_the_log_has_what_it_said_and_the_outcome_how_it_ended(ray, folder, run_
     code, log = run_main()
     assert code == 0 and folder.outcome["status"] == "done" and "done: 3 epochs" in log
     assert folder.beat["attempt"] == 1
+
+
+# What Ray makes of this setting, which it reads when it is imported.
+_PRINTED = """
+import io, sys
+from deploy.service import entry
+entry.attend = lambda folder: {"status": "done", "reason": ""}
+assert entry.main([sys.argv[1], "1"]) == 0 and "ray" not in sys.modules
+from ray._private import worker
+sys.stdout = said = io.StringIO()
+for pid in (1, 2):
+    lines = [f"step {number} of mine" for number in range(3)]
+    worker.print_to_stdstream({"pid": pid, "is_err": False, "lines": lines, "ip": "", "localhost": ""}, ignore_prefix=True)
+sys.__stdout__.write(said.getvalue())
+"""
+
+
+def test_lines_that_differ_in_a_number_are_all_kept(folder):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'hogshead[ray]'")
+    done = subprocess.run([sys.executable, "-c", _PRINTED, folder.path], capture_output=True, text=True, check=True)
+    assert [done.stdout.count(f"step {number} of mine") for number in range(3)] == [
+        2,
+        2,
+        2,
+    ] and "repeated" not in done.stdout
 
 
 def test_a_lost_cluster_is_no_outcome(ray, folder, run_main):

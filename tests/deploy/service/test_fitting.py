@@ -291,15 +291,27 @@ def test_cpus_may_be_used_while_others_wait_for_gpus():
 
 
 def test_one_that_waits_for_another_to_be_placed_says_so():
-    totals = [Room(4.0), Room(4.0)]
-    first, second, third = (record(number, pieces(2)) for number in (1, 2, 3))
+    totals = [Room(4.0), Room(4.5)]
+    first, second, third = (record(number, pieces(workers)) for number, workers in ((1, 2), (2, 2), (3, 3)))
     turn = decide([first, second, third], nodes_of(totals))
     assert [one.id for one in turn.start] == ["job-1", "job-2"]
     assert turn.waits == {"job-3": "waits until job-1 has found its places"}
     lies = [Held(str(number % 2), ONE, WORKER, f"job-{number // 2 + 1}") for number in range(4)]
-    lies += [Held("0", Room(0.1), SHARD, "job-1"), Held("1", Room(0.1), SHARD, "job-2")]
+    lies += [Held("1", Room(0.1), SHARD, "job-1"), Held("1", Room(0.1), SHARD, "job-2")]
     at_work = [record(number, pieces(2), State.RUNNING) for number in (1, 2)]
     assert not decide([*at_work, third], nodes_of(totals), held=lies).waits
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "at_once"),
+    [([2, 2, 2], 1, 3), ([3, 3], 1, 4), ([0, 3, 3], 1, 4), ([4, 4], 2, 3), ([6, 6], 1, 5), ([6], 1, 5)],
+)
+def test_jobs_start_together_while_there_is_room_wherever_they_come_to_lie(cpus, workers, at_once):
+    """On [2, 2, 2] three shards may leave but one place for a worker on each node, so that a fourth worker found none."""
+    turn = decide(
+        [record(number, pieces(workers)) for number in range(5)], nodes_of([Room(float(count)) for count in cpus])
+    )
+    assert len(turn.start) == at_once
 
 
 def test_what_others_hold_is_not_free():
