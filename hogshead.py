@@ -74,7 +74,7 @@ def train(
     *,
     set: dict[str, Any] | None = None,
     run: str | Path | None = None,
-    resume: bool | str = False,
+    resume: bool | str | Path = False,
     observer: Observer | None = None,
     quiet: bool = False,
     **sections: Any,
@@ -85,11 +85,12 @@ def train(
       job: a job file, or its tables as a dict; or leave it out and give the sections as keywords.
       set: overrides, ``{"strategy.tau": 16}``.
       run: the run directory; by default ``runs/<name>-<number>`` in the working directory.
-      resume: go on from the newest checkpoint in ``run``; or from the newest at this URL, with ``job`` a file or left out.
+      resume: a run directory, to go on there from its newest checkpoint, with its own job unless another is given; True for that
+        in ``run``; or a URL, to go on from the newest checkpoint at it in a new directory, with ``job`` a file or left out.
       observer: sees the records as they come; by default progress is shown on standard output.
       quiet: show nothing.
       sections: ``task=``, ``data=``, ``strategy=``, ``rule=``, …, as in a job file; a string is short for ``{"name": …}``.
-        ``task`` may also be a class of yours, defined at the top level of a file.
+        ``task`` may also be a class of yours; for a Ray cluster, one at the top level of a file.
 
     Returns:
       The result: ``parameters`` (name -> array), ``evaluation``, ``summary``, ``metrics``, ``run``, ``predict``.
@@ -110,9 +111,13 @@ def train(
     return result
 
 
-def _resolved(job: Any, set: dict[str, Any] | None, run: str | Path | None, resume: bool | str, sections: Any) -> Any:
+def _resolved(
+    job: Any, set: dict[str, Any] | None, run: str | Path | None, resume: bool | str | Path, sections: Any
+) -> Any:
     """The job to run, in its directory."""
-    if isinstance(resume, str):
+    from worker.data.remote import is_url
+
+    if is_url(resume):
         from deploy.resolve import overrides_of
         from deploy.resuming import job_of_mirror
 
@@ -121,10 +126,20 @@ def _resolved(job: Any, set: dict[str, Any] | None, run: str | Path | None, resu
                 "train: resume from a URL takes the job that lies there, or a job file; change it with set="
             )
         return job_of_mirror(resume, job, overrides_of(set), run)
+    if isinstance(resume, (str, Path)):
+        if run is not None and Path(run).expanduser().resolve() != Path(resume).expanduser().resolve():
+            raise UsageError(
+                f"train: a resumed run stays in its directory; leave run={str(run)!r} out, or copy {str(resume)!r} there first"
+            )
+        run, resume = resume, True
+    if resume and run is None:
+        raise UsageError('train: resume = True needs the run directory in run=; or say resume="runs/NAME"')
+    if resume and job is None and not sections:
+        from deploy.run_directory import require_run
+
+        job = require_run(run) / "job.toml"
     resolved = load(job, set=set, **sections)
-    if run is None and resume:
-        raise UsageError("train: resume = True needs the run directory in run=")
-    return resolved if run is None else resolved.with_run(run, resume=resume)
+    return resolved if run is None else resolved.with_run(run, resume=bool(resume))
 
 
 def load(job: str | Path | dict[str, Any] | None = None, *, set: dict[str, Any] | None = None, **sections: Any) -> Any:

@@ -27,7 +27,9 @@ STEPS = {"distribution": "lognormal", "median": 1.0, "sigma": 0.3}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code (1: a run failed)."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulation", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--replicas", type=int, default=10_000, help="of linear and wide")
     parser.add_argument("--updates", type=int, default=1_000_000, help="of linear; wide makes a tenth")

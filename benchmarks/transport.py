@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transport", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="bytes of the shard, multiples of 4")
     parser.add_argument("--repeats", type=int, default=7, help="samples per operation")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help=f"of {', '.join(WAYS)}")

@@ -26,6 +26,7 @@ from worker.driver import DriverOptions
 from worker.gradients import needs_norm
 from worker.locking import MODES, Locking
 from worker.order import Curriculum, Order, split_validation
+from worker.randomness import seeded
 from worker.stopping import Goal, StopRule
 from worker.strategies.base import Strategy
 from worker.task import check_task
@@ -95,7 +96,9 @@ class Blueprint:
     def driver_options(self) -> DriverOptions:
         """How this job's steps are made."""
         transfers = self.job.workers.transfers
-        large = transfers == "auto" and self.layout.nbytes >= BACKGROUND_BYTES
+        # One worker repeats exactly, unless the job has its parameters arrive whenever a thread gets round to it.
+        several = self.job.workers.count > 1
+        large = transfers == "auto" and several and self.layout.nbytes >= BACKGROUND_BYTES
         # What a shard remembers of a read must be of the read that the next gradient is taken at, and a policy that makes
         # replicas wait does so for updates that have been applied.
         in_order = self.rule.remembers is not None or self.policy.joins
@@ -133,6 +136,7 @@ class Blueprint:
             epoch_size=self.order.size,
             batch_size=self.batch_size,
             epoch_barrier=strategy.epoch_barrier or self.rounds,
+            exact=job.workers.count == 1 and job.backend != "simulation",  # in virtual time nothing happens in between
             open_epochs=open_epochs,
             rounds=self.rounds,
             backups=self.policy.backups,
@@ -162,6 +166,11 @@ def draw(job: Job, task: Any = None) -> Blueprint:
     Raises:
       UsageError: the job does not fit its task. TaskError: the task's own code failed.
     """
+    with seeded(job.seed):  # a task may draw its data or parameters from np.random, on each node of a cluster
+        return _draw(job, task)
+
+
+def _draw(job: Job, task: Any) -> Blueprint:
     strategy = job.build_strategy()
     policy = admission_of(job, strategy)
     task = job.build_task() if task is None else task

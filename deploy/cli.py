@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (the process's own if None) and return its exit code; never raises."""
     for name in THREAD_SETTINGS:  # must stand in the environment before numpy is imported
         os.environ.setdefault(name, "1")
+    _print_any_path()
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         arguments = parser().parse_args(argv)
@@ -275,6 +277,12 @@ def _version() -> str:
         return f"hogshead {metadata.version('hogshead')}"
     except metadata.PackageNotFoundError:
         return "hogshead, not installed"
+
+
+def _print_any_path() -> None:
+    """Have names of files that are not UTF-8 printed as they are, byte by byte, as other commands do."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _complain(message: str, code: int, debug: bool) -> int:

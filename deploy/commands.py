@@ -46,7 +46,7 @@ def job_from(arguments: Namespace) -> Job:
     if arguments.run and arguments.resume and not resumes_url:
         raise UsageError("--run and --resume exclude each other: a resumed run stays in its directory")
     if not arguments.job and not arguments.resume:
-        raise UsageError("train needs a job file, e.g. `hogshead train examples/adult.toml`, or --resume RUN")
+        raise UsageError("train needs a job file, e.g. `hogshead train examples/adult_hogwild.toml`, or --resume RUN")
     overrides = list(arguments.overrides)
     overrides += [f"workers.count={arguments.workers}"] if arguments.workers is not None else []
     if arguments.address is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploy.crew import EVALUATOR, Crew
+from deploy.epoch_ends import OF_WORKERS
 from deploy.setup import SNAPSHOTS, Setup
 from ps.errors import NonFiniteError
 from worker.data.dataset import Dataset
@@ -35,7 +36,7 @@ class Evaluations:
     @property
     def full(self) -> bool:
         """There is no room for another snapshot until one is answered."""
-        return self.pending >= SNAPSHOTS
+        return not self._free()
 
     def is_current(self) -> bool:
         """The center has not changed since the last snapshot."""
@@ -51,18 +52,35 @@ class Evaluations:
         Raises:
           NonFiniteError: the center holds a NaN or an infinity.
         """
+        free, versions = self._free()[0], self._versions()
+        np.copyto(self._setup.arrays["snapshots"][free], self._setup.result_vector())
+        self._ask(epoch, free, facts, versions)
+
+    def hand_on(self, epoch: int, facts: dict[str, Any], versions: tuple[int, ...]) -> None:
+        """Hand the snapshot that workers have taken to the evaluator; arguments and errors as of ``request``.
+
+        Args:
+          versions: of the shards as it was taken.
+        """
+        self._ask(epoch, OF_WORKERS, facts, versions)
+
+    def _ask(self, epoch: int, snapshot: int, facts: dict[str, Any], versions: tuple[int, ...]) -> None:
+        require_finite(self._setup.arrays["snapshots"][snapshot], self._setup.dataset)
+        self._last_versions = versions
+        self._under_way.append((epoch, snapshot, facts))
+        self._crew.tell(EVALUATOR, "evaluate", snapshot=snapshot)
+
+    def _free(self) -> list[int]:
+        """Snapshots that may be written here; one is for the workers where they take any."""
         used = {snapshot for _, snapshot, _ in self._under_way}
-        free = next(index for index in range(SNAPSHOTS) if index not in used)
-        self._last_versions = self._versions()
-        vector = self._setup.arrays["snapshots"][free]
-        np.copyto(vector, self._setup.result_vector())
-        require_finite(vector, self._setup.dataset)
-        self._under_way.append((epoch, free, facts))
-        self._crew.tell(EVALUATOR, "evaluate", snapshot=free)
+        first = 0 if self._setup.epoch_ends is None else OF_WORKERS + 1
+        return [index for index in range(first, SNAPSHOTS) if index not in used]
 
     def answered(self, metrics: dict[str, float]) -> tuple[int, dict[str, Any]]:
         """Take the answer to the oldest request: its epoch and its record."""
-        epoch, _, facts = self._under_way.popleft()
+        epoch, snapshot, facts = self._under_way.popleft()
+        if snapshot == OF_WORKERS and self._setup.epoch_ends is not None:
+            self._setup.epoch_ends.evaluated()
         self.latest = metrics
         return epoch, {"kind": "evaluation", "epoch": epoch + 1, **facts, "evaluation": metrics}
 

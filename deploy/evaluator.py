@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from deploy.setup import Setup
 from deploy.worker_process import die_with_parent, receive, send
 from ps.errors import HogsheadError, UsageError
+from worker.randomness import OF_EVALUATOR, seed_globals
 from worker.task_calls import TaskCalls, call_task, numbers
 
 VALIDATION_BATCH = 1024
@@ -23,6 +24,7 @@ def evaluator_main(setup: Setup, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     setup.task.rng = np.random.default_rng([setup.job.seed, 3])
+    seed_globals(setup.job.seed, *OF_EVALUATOR)
     with threadpool_limits(1):
         while True:
             message = receive(connection)

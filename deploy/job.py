@@ -111,6 +111,7 @@ class Job:
         """
         job = cls(path=path, **resolve(with_placed(document), overrides, Path(folder or "."), name))
         require_ray(job)
+        _refuse_bytes(job.to_dict())
         return job
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,3 +211,18 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_none(entry) for name, entry in value.items() if entry is not None}
     return [_without_none(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _refuse_bytes(tables: Mapping[str, Any], section: str = "") -> None:
+    """Raise JobError for the name of a file that is not UTF-8: the job is saved beside its run, and TOML is UTF-8."""
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            _refuse_bytes(value, section or key)
+        elif isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                where = f"[{section}] {key}" if section else key
+                raise JobError(
+                    f"{where}: {value!r} is not UTF-8, as a job must be; rename the file or folder"
+                ) from None

@@ -35,6 +35,7 @@ from ps.errors import (
 )
 from worker import effects as c
 from worker.coordinator import Coordinator, Plan
+from worker.stopping import counted
 
 PROGRESS_S = 0.25
 
@@ -154,6 +155,9 @@ class Launcher:
         """What the summary holds besides."""
         return {}
 
+    def _keep_what_is_accrued(self) -> None:
+        """Before the replicas' last pushes: keep the state of this moment for a run that goes on from here."""
+
     def _save_what_there_is(self) -> None:
         """After a failure that has nothing to do with the parameters, so that the run can be resumed from here."""
 
@@ -183,6 +187,8 @@ class Launcher:
         if self.failure is not None:
             self._save_what_there_is()
             return
+        if not self.interrupted:
+            self._keep_what_is_accrued()
         for replica in self.crew.workers():
             self.crew.tell(replica, "stop", flush=not self.interrupted)
         while not set(self.crew.workers()) <= self._finished:
@@ -299,7 +305,7 @@ class Launcher:
                     if self._save_is_due:
                         self._checkpoint()
                 case c.Evaluate(epoch):
-                    self._evaluate(epoch)
+                    self._evaluate_end(epoch)
                 case c.Checkpoint():
                     self._checkpoint()
                 case c.Fail(replica, deaths, at):
@@ -353,7 +359,7 @@ class Launcher:
             if not self._save_is_due:
                 self._checkpoint()
         if self.job.stop.seconds is not None and now >= self.job.stop.seconds:
-            self.coordinator.finish(f"{self.job.stop.seconds:g} seconds", at_once=True)
+            self.coordinator.finish(counted(self.job.stop.seconds, "second"), at_once=True)
 
     def _report_progress(self) -> None:
         done = self.monitor.counts()["examples"]
@@ -373,10 +379,16 @@ class Launcher:
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
+    def _evaluate_end(self, epoch: int) -> None:
+        """Have the center evaluated as it is, or was, at the end of ``epoch``."""
+        self._evaluate(epoch)
+
     def _evaluate(self, epoch: int) -> None:
         """Have the center evaluated as it is now, once the evaluator has room."""
         while self.evaluations.full:
             for key, message in self.crew.poll(PROGRESS_S):
                 self._handle(key, message)
-        facts = {"seconds": self._seconds(), **self.monitor.counts(), "train_loss": self.monitor.train_loss}
-        self.evaluations.request(epoch, facts)
+        self.evaluations.request(epoch, self._evaluation_facts())
+
+    def _evaluation_facts(self) -> dict[str, Any]:
+        return {"seconds": self._seconds(), **self.monitor.counts(), "train_loss": self.monitor.train_loss}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deploy.crew import Crew
+from deploy.epoch_ends import EpochEnds
 from deploy.evaluations import Evaluations
 from deploy.interruption import Interruption
 from deploy.job import Job
@@ -18,7 +20,7 @@ from deploy.recording import Recording
 from deploy.rehearsal import rehearse
 from deploy.result import Result
 from deploy.run_directory import RunDirectory
-from deploy.saving import cut, load_parameters, restore_run, write_checkpoint
+from deploy.saving import cut, load_parameters, restore_run, save_result, write_checkpoint
 from deploy.setup import Setup, plan_of, prepare
 from deploy.summary import start_facts, total_counts, trace_facts
 from ps.admission import Clocks
@@ -52,11 +54,29 @@ def run(job: Job, observer: Observer | None = None) -> Result:
             setup = prepare(job, locks.lock)
             try:
                 rehearse(setup)
+                if EpochEnds.needed(setup):
+                    setup.epoch_ends = EpochEnds(setup, locks.lock(job.shards.count))
                 return Processes(setup, directory, observer).run()
             finally:
                 setup.close()
         finally:
             locks.close()
+
+
+@dataclass
+class _Moment:
+    """A run as it was while all workers held still.
+
+    Attributes:
+      partial: the checkpoint's folder, with the replicas' files in it.
+      shards: copies. described: of the shards. replicas: id -> scalars. state: of the run.
+    """
+
+    partial: Path
+    shards: list[dict[str, np.ndarray]]
+    described: dict[str, Any]
+    replicas: dict[int, dict[str, Any]]
+    state: dict[str, Any]
 
 
 class Processes(Launcher):
@@ -73,6 +93,7 @@ class Processes(Launcher):
         self.clocks = Clocks.of(setup.arrays)
         self._recording = Recording(directory.path, self._started) if self.job.record else None
         setup.record_to = self._recording and self._recording.folder
+        self._unpushed: _Moment | None = None  # before the replicas' last pushes
 
     def run(self) -> Result:
         """From the first worker to the summary."""
@@ -84,9 +105,30 @@ class Processes(Launcher):
                 self._guarded(self._wind_up)
         finally:
             self.crew.end()
+            if self._unpushed is not None:
+                self.writer.abandon(self._unpushed.partial)  # renamed, if all went well
         if self._recording is not None:
             self._guarded(lambda: self._recording.finish(trace_facts(self.job), self.setup.state.shards))
         return self._conclude()
+
+    def _start_workers(self) -> None:
+        if self.setup.epoch_ends is not None:
+            by_worker = [member.done for member in self.coordinator.members]
+            self.setup.epoch_ends.begin(self.coordinator.ended, self.coordinator.done_examples, by_worker)
+        super()._start_workers()
+
+    def _start_worker(self, replica: int) -> None:
+        if self.setup.epoch_ends is not None:
+            self.setup.epoch_ends.starts(replica, self.coordinator.members[replica].done)
+        super()._start_worker(replica)
+
+    def _evaluate_end(self, epoch: int) -> None:
+        taken = None if self.setup.epoch_ends is None else self.setup.epoch_ends.taken(epoch)
+        if taken is None:
+            super()._evaluate_end(epoch)
+            return
+        counts = {"examples": taken.examples, "steps": taken.steps}
+        self.evaluations.hand_on(epoch, self._evaluation_facts() | counts, taken.versions)
 
     def _open_epoch(self, epoch: int) -> None:
         examples = self.setup.order.of(epoch)
@@ -130,18 +172,22 @@ class Processes(Launcher):
 
     def _checkpoint(self, final: bool = False) -> None:
         """Save everything as of one moment: all workers hold still at a step's end while the shards are copied."""
-        if self._saving:
+        if self._saving and not final:
             return
         self._save_is_due = False
-        self._saving, self._saved = True, {}
+        self._saving = True
         partial: Path | None = None
         try:
-            partial = self.writer.begin()
-            shards, state = self._collect(partial)
-            self._let_go()
-            replicas = {replica: answer["scalars"] for replica, answer in self._saved.items()}
+            moment = self._unpushed
+            if moment is None:
+                partial = self.writer.begin()
+                moment = self._collect(partial)
+                self._let_go()
+            else:
+                partial = moment.partial
+                save_result(partial, self.setup)
             path = write_checkpoint(
-                self.writer, partial, self.setup, shards, replicas, state, describe_state(self.setup.state)
+                self.writer, partial, self.setup, moment.shards, moment.replicas, moment.state, moment.described
             )
             self._event("checkpoint", f"saved {path.name}", path=str(path))
         except CheckpointError as error:
@@ -154,7 +200,30 @@ class Processes(Launcher):
         finally:
             self._saving = False
 
-    def _collect(self, partial: Path) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
+    def _keep_what_is_accrued(self) -> None:
+        """Have what replicas have accrued saved before they push it: a run that goes on pushes it when it is complete.
+
+        A recorded run is saved as its replay ends, and synchronous replicas accrue nothing.
+        """
+        if not self.setup.strategy.accrues or self.setup.rounds or self.job.record:
+            return
+        while self.evaluations.pending:  # their answers are part of the state
+            self._turn(PROGRESS_S)
+        self._saving = True
+        partial = self.writer.begin()
+        try:
+            moment = self._collect(partial)  # the message to stop lets the replicas go on
+        except CheckpointError:
+            self.writer.abandon(partial)
+            raise
+        if any(scalars["accrued_count"] for scalars in moment.replicas.values()):
+            self._unpushed = moment
+        else:
+            self.writer.abandon(partial)
+            self._saving = False
+
+    def _collect(self, partial: Path) -> _Moment:
+        self._saved = {}
         asked = set(self.crew.workers())
         for replica in asked:
             self.crew.tell(replica, "save", folder=str(partial))
@@ -172,7 +241,8 @@ class Processes(Launcher):
             "seconds": self._seconds(),
             "seed": self.job.seed,
         }
-        return cut(self.setup), state
+        replicas = {replica: answer["scalars"] for replica, answer in self._saved.items()}
+        return _Moment(partial, cut(self.setup), describe_state(self.setup.state), replicas, state)
 
     def _let_go(self) -> None:
         """Let those who hold still for a checkpoint go on."""

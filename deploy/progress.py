@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from deploy.run_directory import to_json
 from deploy.words import clock, number, plural, short_path, si
+from worker.stopping import counted
 
 if TYPE_CHECKING:
     from deploy.job import Job
@@ -317,8 +318,8 @@ def summary_lines(summary: Record, run: str | None = None) -> list[str]:
     reason = summary.get("error") if summary.get("status") == "failed" else summary.get("stop_reason")
     status = summary.get("status", "ended")
     lines = [f"{status}: {reason}" if reason and reason != status else status]
-    did = [f"{summary['epochs']:g} epochs"] if summary.get("epochs") is not None else []
-    did += [f"{summary[name]:,} {name}" for name in ("steps", "examples") if summary.get(name) is not None]
+    did = [counted(summary["epochs"], "epoch")] if summary.get("epochs") is not None else []
+    did += [plural(summary[f"{unit}s"], unit) for unit in ("step", "example") if summary.get(f"{unit}s") is not None]
     virtual = summary.get("virtual_seconds")
     if virtual is not None:
         did.append(f"{si(virtual)} virtual s")
@@ -334,12 +335,12 @@ def summary_lines(summary: Record, run: str | None = None) -> list[str]:
         )
     metrics = {"train_loss": summary.get("train_loss"), **(summary.get("evaluation") or {})}
     lines.append("  ".join(f"{name} {number(value)}" for name, value in metrics.items() if value is not None))
-    counted = (
+    faults = (
         ("worker_deaths", "worker death", ""),
         ("skipped_nonfinite", "non-finite gradient", " skipped"),
         ("dropped", "late gradient", " dropped"),
     )
-    lines += [plural(summary[key], word) + rest for key, word, rest in counted if summary.get(key)]
+    lines += [plural(summary[key], word) + rest for key, word, rest in faults if summary.get(key)]
     if run:
         lines += [f"run     {short_path(run)}", f"report  {short_path(Path(run) / 'report.html')}"]
     return [line for line in lines if line]

@@ -14,6 +14,7 @@ from ps.state import build_state, initialise, private_arrays, state_specs
 from ps.transport.direct import DirectLink
 from worker.driver import Driver, Work
 from worker.gate import Gate
+from worker.randomness import seeded
 from worker.replica import Replica
 from worker.statistics import Statistics
 
@@ -53,8 +54,9 @@ def rehearse(setup: Blueprint) -> None:
         gate=Gate(setup.policy, Clocks.private(1)),
     )
     try:
-        driver.begin()
-        driver.run(Work(0, 0, setup.order.examples[: _STEPS * setup.batch_size]))
-        driver.finish()
+        with seeded(setup.job.seed):
+            driver.begin()
+            driver.run(Work(0, 0, setup.order.examples[: _STEPS * setup.batch_size]))
+            driver.finish()
     except NonFiniteError:
         return

@@ -278,21 +278,11 @@ def _check_task_options(name: str, cls: type, task: Mapping[str, Any], data: Map
 
 
 def absolute_task(name: Any, folder: Path) -> str:
-    """A class becomes ``file.py:Class``; the file of such a name is made absolute; built-in names stay."""
-    if isinstance(name, type) and getattr(name, "made", False):
+    """The name of a task in a job: ``/absolute/file.py:Class``, a built-in one, or one that only this process knows."""
+    if isinstance(name, type):
         from worker.tasks.made import name_in_job
 
         return name_in_job(name)
-    if isinstance(name, type):
-        try:
-            if not name.__qualname__.isidentifier():
-                raise TypeError("nested in a function or a class")
-            name = f"{Path(inspect.getfile(name)).resolve()}:{name.__qualname__}"
-        except (OSError, TypeError):
-            raise JobError(
-                f"[task] {name.__qualname__} is not defined at the top level of a file, so workers cannot load it; "
-                'put it in a file and give task = "path/to/file.py:MyTask"'
-            ) from None
     file, separator, attribute = name.rpartition(":")
     if not separator or not file.endswith(".py"):
         return name

@@ -13,7 +13,10 @@ from deploy.job import Job
 from deploy.setup import Setup
 from ps.checkpoint import Checkpoint, Writer, restore_state, save_arrays, shard_arrays
 from ps.errors import CheckpointError
+from ps.state import State
 from worker.coordinator import Coordinator
+
+RESULT = "result"  # a file of its own where the shards hold another moment
 
 
 def write_checkpoint(
@@ -55,6 +58,21 @@ def write_checkpoint(
     return writer.commit(partial, manifest)
 
 
+def save_result(partial: Path, setup: Setup) -> None:
+    """Put the result beside shards that are saved as they were before the replicas' last pushes.
+
+    Args:
+      partial: from ``Writer.begin``.
+
+    Raises:
+      CheckpointError: the disk is full or the like.
+    """
+    arrays, slot = {"center": setup.state.center}, setup.strategy.evaluated_slot
+    if slot is not None:
+        arrays[f"slot.{slot}"] = setup.state.arrays[f"slot.{slot}"]
+    save_arrays(partial / f"{RESULT}.safetensors", arrays)
+
+
 def cut(setup: Setup) -> list[dict[str, np.ndarray]]:
     """Copies of all shards; a cross-shard cut if nobody pushes meanwhile."""
     return [shard_arrays(shard) for shard in setup.state.shards]
@@ -80,14 +98,21 @@ def restore_run(checkpoint: Checkpoint, setup: Setup, coordinator: Coordinator) 
         and manifest["strategy"] == setup.job.strategy.name
         and len(replicas) == setup.job.workers.count
     )
-    if not same:
-        return {}
     restored = {}
-    for replica, scalars in replicas.items():
+    for replica, scalars in replicas.items() if same else ():
         arrays = checkpoint.arrays(f"replica-{replica}")
         if _fits(arrays, setup):
             restored[int(replica)] = (arrays, scalars)
+    if not restored:
+        restore_result(checkpoint, setup.state)
     return restored
+
+
+def restore_result(checkpoint: Checkpoint, state: State) -> None:
+    """For replicas that start from the center: what those of the checkpoint had accrued is in its result only."""
+    for name, array in (checkpoint.arrays(RESULT) if checkpoint.has(RESULT) else {}).items():
+        if name in state.arrays:
+            np.copyto(state.arrays[name], array)
 
 
 def _fits(arrays: Mapping[str, np.ndarray], setup: Setup) -> bool:
@@ -140,7 +165,11 @@ def load_parameters(run: Path) -> dict[str, np.ndarray]:
       CheckpointError: it has none, or it is corrupt.
     """
     checkpoint = Checkpoint.newest(Path(run) / "checkpoint")
-    vector, slot = checkpoint.vector(), checkpoint.manifest.get("evaluated_slot")
+    result = checkpoint.arrays(RESULT) if checkpoint.has(RESULT) else {}
+    vector, slot = result.get("center"), checkpoint.manifest.get("evaluated_slot")
+    if vector is None:
+        vector = checkpoint.vector()
     if slot is not None:
-        vector = averaged_result(checkpoint.layout, vector, checkpoint.vector(slot))
+        average = result.get(f"slot.{slot}")
+        vector = averaged_result(checkpoint.layout, vector, checkpoint.vector(slot) if average is None else average)
     return checkpoint.layout.views(vector)

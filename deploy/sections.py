@@ -94,7 +94,7 @@ class WorkersSection(Section):
     max_restarts: int = key(3, help="deaths of one worker, or at the same examples, before the job stops", at_least=0)
     transfers: str = key(
         "auto",
-        help="where pulls and pushes run (inline where workers wait for each other)",
+        help="where pulls and pushes run (auto: inline for one worker; inline where workers wait for each other)",
         one_of=("auto", "inline", "background"),
     )
 

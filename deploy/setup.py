@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deploy.blueprint import Blueprint, averaged_result, draw
+from deploy.epoch_ends import EpochEnds, epoch_end_specs
 from deploy.job import Job
 from ps.admission import Clocks
 from ps.layout import Layout
@@ -34,12 +35,14 @@ class Setup(Blueprint):
       arrays: name -> array: those of ``State``, the statistics, the locks, ``orders`` and ``snapshots``.
       segments: to be closed at the end.
       record_to: the folder in which workers record their operations, or None.
+      epoch_ends: where workers take the snapshots of epochs' ends, or None.
     """
 
     state: State
     arrays: Mapping[str, np.ndarray]
     segments: list[Any] = field(default_factory=list)
     record_to: Path | None = None
+    epoch_ends: EpochEnds | None = None
 
     def locking(self, worker: int) -> Locking:
         """The locks of a sweep as seen by one worker."""
@@ -88,6 +91,7 @@ def prepare(job: Job, lock: Callable[[int], Any] | None = None, shared: bool = T
         specs = {
             **state_specs(layout, job.shards.count, rule, options),
             **statistics_specs(job.workers.count),
+            **epoch_end_specs(job.workers.count, job.shards.count),
             **_run_specs(layout, order, job.workers.count),
             **blueprint.locking_specs(),
         }

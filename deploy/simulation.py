@@ -41,8 +41,10 @@ from worker.coordinator import Coordinator
 from worker.driver import Work
 from worker.gate import Gate
 from worker.order import RecentOrders
+from worker.randomness import OF_SIMULATION, seeded
 from worker.replica import Replica
 from worker.statistics import Statistics
+from worker.stopping import counted
 from worker.task_calls import TaskCalls
 from worker.trace import LEAVE, TRACE_FILE, WORK, Trace
 
@@ -148,7 +150,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """From the first replica to the summary."""
-        with threadpool_limits(1):
+        with threadpool_limits(1), seeded(self.job.seed, *OF_SIMULATION):
             try:
                 self._train()
                 self._wind_up()
@@ -381,7 +383,7 @@ class Simulation:
     # -- by the clock -------------------------------------------------------------------------------------------------
 
     def _time_is_up(self) -> None:
-        self.coordinator.finish(f"{self.job.stop.seconds:g} seconds", at_once=True)
+        self.coordinator.finish(counted(self.job.stop.seconds, "second"), at_once=True)
 
     def _evaluate_by_clock(self) -> None:
         if self.coordinator.finished is None:

@@ -16,6 +16,7 @@ from deploy.blueprint import Blueprint
 from ps.errors import HogsheadError, NonFiniteError, UsageError
 from worker.driver import Driver, Work
 from worker.effects import Range
+from worker.randomness import restore_globals, seed_globals
 from worker.replica import Replica
 from worker.statistics import Statistics
 
@@ -42,7 +43,7 @@ def error_fields(error: Exception) -> dict[str, Any]:
 
 
 def new_replica(setup: Blueprint, replica: int, incarnation: int) -> Replica:
-    """The replica of a worker; the task draws from its generator."""
+    """The replica of a worker; the task draws from its generator, or from the process's own, which are seeded likewise."""
     made = Replica(
         setup.layout,
         id=replica,
@@ -53,6 +54,7 @@ def new_replica(setup: Blueprint, replica: int, incarnation: int) -> Replica:
         seed=setup.job.seed,
         sweeps=setup.sweeps,
     )
+    seed_globals(setup.job.seed, replica, incarnation)
     setup.task.rng = made.rng
     if hasattr(setup.task, "replica"):
         setup.task.replica = made.id
@@ -109,6 +111,7 @@ class WorkerLoop:
             self.driver.begin()
         else:
             self.replica.restore(*restored)
+            restore_globals(restored[0])
             self.driver.resumed()
         self.send("joined")
         try:

@@ -25,9 +25,10 @@ from ps.admission import Clocks
 from ps.checkpoint import save_arrays
 from ps.errors import HogsheadError
 from ps.transport.direct import DirectLink
-from worker.driver import Driver
+from worker.driver import Driver, Work
 from worker.effects import Range
 from worker.gate import Gate
+from worker.randomness import global_arrays
 from worker.statistics import Statistics
 from worker.trace import FINISH
 
@@ -114,6 +115,16 @@ class _Worker(WorkerLoop):
     def has_mail(self) -> bool:
         return self.mail[self.id] > self.read
 
+    def between_steps(self) -> None:
+        if self.setup.epoch_ends is not None:
+            self.setup.epoch_ends.stepped()
+        super().between_steps()
+
+    def finished_range(self, work: Work) -> None:
+        if self.setup.epoch_ends is not None:
+            self.setup.epoch_ends.look()
+        super().finished_range(work)
+
     def examples_of(self, part: Range) -> np.ndarray:
         if self.recorder is not None:
             self.recorder.note_range(part)
@@ -143,7 +154,7 @@ class _Worker(WorkerLoop):
         """Write this replica's state; hold still until the launcher has copied the shards."""
         self.driver.settle()
         try:
-            save_arrays(folder / f"replica-{self.id}.safetensors", self.replica.arrays())
+            save_arrays(folder / f"replica-{self.id}.safetensors", self.replica.arrays() | global_arrays())
             failure = None
         except HogsheadError as error:
             failure = str(error)

@@ -11,10 +11,12 @@ sees everything that was written before the ``store_release`` whose value it rea
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
+
+from ps.jit import njit
 
 _WORDS = (types.int32, types.int64)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ps.errors import UsageError
+from ps.jit import njit
 
 
 @njit(nogil=True, cache=True)

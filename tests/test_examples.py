@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def train(job: str, run: Path, *options: str) -> dict:
 def test_resolves(job, capsys):
     assert main(["train", str(EXAMPLES / f"{job}.toml"), "--dry-run"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["name"] == job
+
+
+def test_messages_and_documentation_name_files_that_there_are():
+    root = EXAMPLES.parent
+    sources = [*root.glob("*.md"), *root.glob("*.py")]
+    sources += [path for part in ("deploy", "worker", "ps") for path in (root / part).rglob("*.py")]
+    named = {name for path in sources for name in re.findall(r"examples/\w+\.\w+", path.read_text(encoding="utf-8"))}
+    assert len(named) > 3 and [name for name in sorted(named) if not (root / name).exists()] == []
 
 
 @pytest.mark.parametrize("job", sorted(set(JOBS) - NOT_SHIPPED))

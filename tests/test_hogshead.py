@@ -40,6 +40,34 @@ def test_a_task_class_of_ones_own(tmp_path):
     assert set(result.parameters) == {"w"}
 
 
+@pytest.mark.parametrize("backend", ["processes", "simulation"])
+def test_a_task_class_without_a_file(backend, tmp_path):
+    """As a notebook or a function makes it: forked workers have it, and so has the simulator."""
+
+    class Mean:
+        def __init__(self, *, around=2.0):
+            self.x = around + np.arange(-4.0, 5.0)[:, None]
+
+        def parameters(self, rng):
+            return {"w": np.zeros(1)}
+
+        def dataset(self):
+            return {"x": self.x}
+
+        def loss_and_gradient(self, parameters, batch):
+            error = parameters["w"] - batch["x"].mean(axis=0)
+            return float(error @ error), {"w": error}
+
+        def evaluate(self, parameters):
+            return {"w": float(parameters["w"][0])}
+
+    result = hogshead.train(
+        task={"name": Mean, "around": 3.0}, backend=backend, strategy="downpour", rule={"name": "sgd", "lr": 0.5},
+        data={"batch_size": "all"}, workers={"count": 1}, stop={"steps": 30}, run=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    assert result.evaluation["w"] == pytest.approx(3.0)
+
+
 def test_set_takes_values_of_every_kind():
     job = hogshead.load(JOB, set={"task.hidden": [3, 2], "strategy.n_push": 4, "rule": {"name": "adam", "lr": 0.5}})
     assert job.task.options["hidden"] == [3, 2]
@@ -55,6 +83,19 @@ def test_mistakes_are_usage_errors(tmp_path):
         hogshead.train(JOB, resume=True)
     with pytest.raises(hogshead.RunDirectoryError, match="no such run directory"):
         hogshead.train(JOB, run=tmp_path / "none", resume=True, quiet=True)
+
+
+def test_resume_takes_a_run_directory(tmp_path):
+    """Its own job goes on; with other bounds, or another job, if these are given."""
+    run = tmp_path / "run"
+    hogshead.train(JOB, run=run, quiet=True)
+    assert hogshead.train(resume=run, set={"stop.epochs": 2}, quiet=True).summary["epochs"] == 2
+    longer = {**JOB, "stop": {"epochs": 3}}
+    assert hogshead.train(longer, resume=str(run), quiet=True).summary["epochs"] == 3
+    with pytest.raises(hogshead.UsageError, match="a resumed run stays in its directory"):
+        hogshead.train(resume=run, run=tmp_path / "other")
+    with pytest.raises(hogshead.RunDirectoryError, match="none: no such run directory"):
+        hogshead.train(resume=tmp_path / "none")
 
 
 def test_public_names_exist():

@@ -43,6 +43,8 @@ class Plan:
       epoch_size: examples in an epoch, by its 0-based number.
       batch_size: ranges are multiples of it, but for the last of an epoch.
       epoch_barrier: no epoch begins before the one before has ended.
+      exact: nothing of the next epoch is handed out before an epoch that is evaluated has ended, nor, where the evaluation may
+        end the training, before its answer. For one replica, whose runs then repeat exactly.
       open_epochs: without it: orders of so many epochs are kept, >= 2. Others wait for a replica that falls back further.
       rounds: synchronous steps: the first waits until everybody is there, and replicas join and leave.
       backups: with rounds: replicas that a step does not wait for. Without any, ranges are equal parts.
@@ -60,6 +62,7 @@ class Plan:
     epoch_size: Callable[[int], int]
     batch_size: int = 1
     epoch_barrier: bool = False
+    exact: bool = False
     open_epochs: int = 2
     rounds: bool = False
     backups: int = 0
@@ -98,6 +101,12 @@ class Coordinator:
         self._done = 0  # examples of all finished ranges
         self._until_end = plan.epoch_size(0)  # of the epoch that ends next: examples that have to be done by then
         self._warm = plan.warmstart_examples == 0
+        self._unanswered: set[int] = set()  # with ``exact``: epochs whose evaluation has not come in
+
+    @property
+    def done_examples(self) -> int:
+        """Of all finished ranges."""
+        return self._done
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -169,10 +178,12 @@ class Coordinator:
 
     def evaluated(self, epoch: int, metrics: dict[str, float]) -> list[Effect]:
         """An evaluation has come in; it may end the training. One that comes after the end still counts for the best."""
-        if self.goal is None:
-            return []
-        reason = self.goal.observe(epoch, metrics)
-        return [] if reason is None else self.finish(reason, at_once=True)
+        awaited = epoch in self._unanswered
+        self._unanswered.discard(epoch)
+        reason = None if self.goal is None else self.goal.observe(epoch, metrics)
+        if reason is not None:
+            return self.finish(reason, at_once=True)
+        return self._go_on() if awaited else []
 
     def finish(self, reason: str, at_once: bool) -> list[Effect]:
         """End the training."""
@@ -209,8 +220,8 @@ class Coordinator:
             self.ended += 1
             self._until_end += self.plan.epoch_size(self.ended)
             effects += [*(self._leave_idle() if self.plan.rounds else ()), EpochEnded(epoch)]
-            if self.plan.evaluate_every and self.ended % self.plan.evaluate_every == 0:
-                effects.append(Evaluate(epoch))
+            if self._is_evaluated(epoch):
+                effects.append(self._evaluate(epoch))
             last = self._bound_reached() is not None  # the launcher saves at the end anyway
             if self.plan.checkpoint_every and self.ended % self.plan.checkpoint_every == 0 and not last:
                 effects.append(Checkpoint(epoch))
@@ -218,6 +229,15 @@ class Coordinator:
         if reason is not None and not self._crowd.in_hand and not self._again:
             effects += self.finish(reason, at_once=False)
         return effects
+
+    def _evaluate(self, epoch: int) -> Evaluate:
+        if self.plan.exact:
+            self._unanswered.add(epoch)
+        return Evaluate(epoch)
+
+    def _is_evaluated(self, epoch: int) -> bool:
+        every = self.plan.evaluate_every
+        return every > 0 and (epoch + 1) % every == 0
 
     def _left_in(self, epoch: int) -> int:
         """Examples of ``epoch`` not handed out yet."""
@@ -244,9 +264,13 @@ class Coordinator:
         return [OpenEpoch(self.epoch)]
 
     def _must_wait(self) -> bool:
-        """The next epoch must not be opened yet: somebody may still look at the order whose place it would take."""
-        if self.plan.epoch_barrier:
-            return self.ended <= self.epoch
+        """The next epoch must not be opened yet.
+
+        An evaluation of the one before may have to come first, or a replica still looks at the order whose place it would take.
+        """
+        if self.plan.epoch_barrier or (self.plan.exact and self._is_evaluated(self.epoch)):
+            may_end = self.goal is not None and self.goal.may_end
+            return self.ended <= self.epoch or (may_end and bool(self._unanswered))
         oldest = min(self._unfinished, default=self.epoch + 1)
         return oldest <= self.epoch + 1 - self.plan.open_epochs
 
@@ -357,13 +381,14 @@ class Coordinator:
         Args:
           positions: replica -> (id of the range at hand, examples of it done), at the moment of the checkpoint.
         """
-        ranges, done = {}, []
+        ranges, done, left = {}, [], []
         for replica, member in enumerate(self.members):
             at_hand, position = positions.get(replica, (-1, 0))
             parts = [
                 Range(p.id, p.epoch, p.start + (position if p.id == at_hand else 0), p.stop) for p in member.ranges
             ]
             ranges[str(replica)] = [asdict(part) for part in parts if part.size]
+            left += parts
             done.append(member.done + sum(p.size for p in member.ranges) - sum(part.size for part in parts))
         return {
             "epoch": self.epoch,
@@ -375,11 +400,23 @@ class Coordinator:
             "again": [asdict(part) for part in self._again],
             "ranges": ranges,
             "done": done,
+            "evaluate": self._still_to_evaluate([*self._again, *left]),
             "goal": None if self.goal is None else self.goal.state(),
         }
 
+    def _still_to_evaluate(self, left: list[Range]) -> int | None:
+        """The epoch just ended, if its evaluation has not come in and the center is still as it was then.
+
+        Args:
+          left: what has been handed out and is not done.
+        """
+        just_ended = self.ended - 1
+        done = self.handed - sum(part.size for part in left)
+        same = done == self._until_end - self.plan.epoch_size(self.ended)
+        return just_ended if same and just_ended in self._unanswered else None
+
     def restore(self, state: dict[str, Any]) -> list[Effect]:
-        """Go on from ``state``, with as many replicas as there are now; returns the epochs to open."""
+        """Go on from ``state``, with as many replicas as there are now; returns what is to be opened and evaluated first."""
         self.epoch, self.cursor, self.ended = state["epoch"], state["cursor"], state["ended"]
         self.handed, self.steps, self._next_id = state["handed"], state["steps"], state["next_id"]
         self._opened = self.epoch
@@ -394,4 +431,8 @@ class Coordinator:
         if self.goal is not None and state["goal"] is not None:
             self.goal.restore(state["goal"])
         opened = {part.epoch for part in self._again} | {self.epoch}
-        return [OpenEpoch(epoch) for epoch in sorted(opened)]
+        evaluate = state.get("evaluate")  # an older run has none
+        return [
+            *(OpenEpoch(epoch) for epoch in sorted(opened)),
+            *(() if evaluate is None else [self._evaluate(evaluate)]),
+        ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from ps.jit import njit
 from ps.layout import Layout, Range
 from ps.rows import Rows
 from ps.rules import ClipByNorm

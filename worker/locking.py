@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 
 from ps.atomics import compare_and_swap, load_acquire, relax, store_release
+from ps.jit import njit
 
 NONE, PER_VARIABLE, ROUND_ROBIN, GLOBAL = range(4)
 MODES = {"none": NONE, "per_variable": PER_VARIABLE, "round_robin": ROUND_ROBIN, "global": GLOBAL}

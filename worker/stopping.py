@@ -34,6 +34,11 @@ def smaller_is_better(metric: str) -> bool:
     return any(part in lower for part in _SMALLER_ANYWHERE) or not words.isdisjoint(_SMALLER_WORDS)
 
 
+def counted(count: float, word: str) -> str:
+    """``1 epoch``, ``2 epochs``, ``0.5 seconds``."""
+    return f"{count:.12g} {word}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class StopRule:
     """Bounds on the work of a job; None is no bound.
@@ -55,13 +60,16 @@ class StopRule:
         return min(by_examples, by_steps)
 
     def reached(self, epochs_ended: int, examples: int, steps: int) -> str | None:
-        """Which bound has been reached, in words, or None."""
+        """What has been done, in words, if that reaches a bound, else None.
+
+        A run that goes on with a smaller bound may have done more than that.
+        """
         if self.epochs is not None and epochs_ended >= self.epochs:
-            return f"{self.epochs} epochs"
+            return counted(epochs_ended, "epoch")
         if self.steps is not None and steps >= self.steps:
-            return f"{self.steps} steps"
+            return counted(steps, "step")
         if self.examples is not None and examples >= self.examples:
-            return f"{self.examples} examples"
+            return counted(examples, "example")
         return None
 
 
@@ -104,8 +112,13 @@ class Goal:
         if self.target is not None and (value <= self.target if self.smaller else value >= self.target):
             return f"{name} reached {self.target:g}"
         if self.patience is not None and self.waited >= self.patience:
-            return f"{name} was not better for {self.waited} evaluations"
+            return f"{name} was not better for {counted(self.waited, 'evaluation')}"
         return None
+
+    @property
+    def may_end(self) -> bool:
+        """An evaluation may end the training."""
+        return self.patience is not None or self.target is not None
 
     @property
     def smaller(self) -> bool:

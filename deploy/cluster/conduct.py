@@ -58,9 +58,10 @@ class Cluster(Launcher):
         self.tally = Tally(setup.job.workers.count)
         self.shards = Shards(facts, setup, directory.path)
         crew = ClusterCrew(facts, setup.job.cluster, node_id(), self.shards.on_node)
-        evaluations = ClusterEvaluations(self.shards, crew)
+        plan = setup.plan()
+        evaluations = ClusterEvaluations(self.shards, crew, plan.exact)
         monitor = Monitor(self.tally.arrays, setup.job.workers.count)
-        super().__init__(setup, setup.plan(), directory, relay, crew, evaluations, monitor)
+        super().__init__(setup, plan, directory, relay, crew, evaluations, monitor)
         self.overview = Overview(self.tally, self.shards, crew)
         self.groups = Groups(facts, setup, crew)
         self.saving = Saving(setup, self.writer, self.shards, crew, self.groups)
@@ -131,6 +132,7 @@ class Cluster(Launcher):
 
     def _carry_out(self) -> None:
         if self._effects:
+            self.overview.take_reports()  # what replicas had counted when they said what led to these
             self.journal.write(journaled(self))
         super()._carry_out()
 
@@ -155,12 +157,7 @@ class Cluster(Launcher):
         self, replica: int, incarnation: int, node: str, first: int, items: list[dict[str, Any]], report: dict[str, Any]
     ) -> None:
         """Take a replica's report; called in another thread."""
-        member = self.crew.heard(replica, incarnation, node, first, items)
-        if member is None:
-            return
-        member.seen = report.pop("seen", None)
-        if report:
-            member.reports = report
+        self.crew.heard(replica, incarnation, node, first, items, report)
 
     def serves(self, place: Whereabouts, version: int) -> None:
         """A shard is served; called in another thread, returns at once."""

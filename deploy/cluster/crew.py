@@ -165,16 +165,19 @@ class ClusterCrew:
         self._evaluating.append(self._evaluator.evaluate.remote(*parts))
 
     def heard(
-        self, replica: int, incarnation: int, node: str, first: int, items: list[dict[str, Any]]
-    ) -> Member | None:
-        """Take a report's items that have not been taken before; None from a replica that was replaced."""
+        self, replica: int, incarnation: int, node: str, first: int, items: list[dict[str, Any]], report: dict[str, Any]
+    ) -> None:
+        """Take what a replica has counted, then its items that have not been taken before; nothing of one that was replaced."""
         with self._lock:
             member = self.members.get(replica)
             if member is None or member.incarnation != incarnation:
-                return None
+                return
             if not member.here:
                 member.here, member.node = True, node
                 member.heard = first  # an earlier coordinator has taken those before
+            member.seen = report.pop("seen", None)
+            if report:
+                member.reports = report
             for item in items[max(member.heard - first, 0) :]:
                 member.heard += 1
                 if item["kind"] == "error":
@@ -183,7 +186,6 @@ class ClusterCrew:
                     member.over = True
                 else:
                     self.events.put((replica, item))
-            return member
 
     def poll(self, timeout_s: float) -> Iterator[tuple[int, dict[str, Any]]]:
         """Messages within ``timeout_s`` as (key, message); the last of a replica is ``ended``, or ``died``."""

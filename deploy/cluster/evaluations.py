@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import ray
+
 from deploy.cluster.crew import ClusterCrew
 from deploy.cluster.shards import Shards
 from deploy.setup import SNAPSHOTS
+
+_COPIED_S = 10.0  # a shard that takes longer is being replaced
 
 
 class ClusterEvaluations:
@@ -15,10 +19,11 @@ class ClusterEvaluations:
 
     Args:
       shards, crew: of the run.
+      exact: the replicas wait for the snapshot of an epoch's end.
     """
 
-    def __init__(self, shards: Shards, crew: ClusterCrew):
-        self._shards, self._crew = shards, crew
+    def __init__(self, shards: Shards, crew: ClusterCrew, exact: bool):
+        self._shards, self._crew, self._exact = shards, crew, exact
         self._under_way: deque[tuple[int, dict[str, Any]]] = deque()
         self._last_versions: list[int] | None = None
         self.latest: dict[str, float] = {}
@@ -46,7 +51,10 @@ class ClusterEvaluations:
         """
         self._last_versions = self._versions()  # read before the center: one that changes in between counts as changed
         self._under_way.append((epoch, facts))
-        self._crew.evaluate(self._shards.vectors())
+        parts = self._shards.vectors()
+        if self._exact:  # what comes next must not change them before they are copied
+            ray.wait(parts, num_returns=len(parts), timeout=_COPIED_S, fetch_local=False)
+        self._crew.evaluate(parts)
 
     def answered(self, metrics: dict[str, float]) -> tuple[int, dict[str, Any]]:
         """Take the answer to the oldest request: its epoch and its record."""

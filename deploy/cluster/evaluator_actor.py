@@ -19,6 +19,7 @@ from deploy.evaluator import evaluate
 from ps.errors import HogsheadError, NonFiniteError, UsageError
 from ps.layout import Layout
 from ps.segment import SharedArrays
+from worker.randomness import OF_EVALUATOR, seed_globals
 
 
 @ray.remote(num_cpus=0)
@@ -60,6 +61,7 @@ class EvaluatorActor:
             self._setup = ready(job_here(self._facts))
             self._segment = share(self._setup.dataset, self._facts.uid, node_id())
             self._setup.task.rng = np.random.default_rng([self._setup.job.seed, 3])
+            seed_globals(self._setup.job.seed, *OF_EVALUATOR)
         return self._setup
 
 

@@ -24,6 +24,7 @@ from deploy.cluster.out_of_memory import Seen, killed_by_kernel, killed_by_ray, 
 from deploy.cluster.placement import alive_nodes, find_group, in_bundle, is_placed, place_shards, roomiest
 from deploy.cluster.ready import beside, guests
 from deploy.cluster.shard_actor import ShardActor
+from deploy.saving import restore_result
 from ps.checkpoint import Checkpoint, checkpoints, restore_state, shard_arrays
 from ps.errors import TransportError
 from ps.state import build_state, private_arrays, state_specs
@@ -306,6 +307,7 @@ class Shards:
         specs = state_specs(setup.layout, self.count, setup.rule, setup.shard_options)
         state = build_state(setup.layout, self.count, setup.rule, setup.shard_options, private_arrays(specs))
         restore_state(checkpoint, state)
+        restore_result(checkpoint, state)
         return [shard_arrays(shard) for shard in state.shards]
 
 

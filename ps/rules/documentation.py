@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+
+from ps.docs import docstring
 
 INDENT = "  "
 
 
 def summary(described: type) -> str:
     """First line of the docstring."""
-    return inspect.getdoc(described).split("\n", 1)[0]
+    return docstring(described).split("\n", 1)[0]
 
 
 def remarks(described: type) -> str:
     """The paragraphs between the first line and the first section (``Args:`` and the like)."""
-    paragraphs = inspect.getdoc(described).split("\n\n")[1:]
+    paragraphs = docstring(described).split("\n\n")[1:]
     kept: list[str] = []
     for paragraph in paragraphs:
         if paragraph.startswith(("Args:", "Raises:", "Example:", "References:")):
@@ -29,7 +30,7 @@ def meanings(described: type) -> dict[str, str]:
     """Name -> meaning of each entry of the docstring's ``Args:`` section, on one line."""
     found: dict[str, str] = {}
     current, inside = "", False
-    for line in inspect.getdoc(described).split("\n"):
+    for line in docstring(described).split("\n"):
         if not inside:
             inside = line == "Args:"
         elif line and not line.startswith(INDENT):

@@ -10,7 +10,8 @@ infinity in the gradient reaches the center (no value-changing fast-math flags).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ps.jit import njit
 
 # error_model="numpy": a division by zero is an infinity, not a Python exception, whose branch would stop vectorisation.
 kernel = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")

@@ -53,6 +53,7 @@ epochs = 3
 """
 
 
+DRAWING = f"{Path(__file__).parent / 'tasks' / 'drawing.py'}:Drawing"
 LEAST_SQUARES = f"{Path(__file__).parent / 'tasks' / 'least_squares.py'}:LeastSquares"
 
 

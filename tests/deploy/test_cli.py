@@ -64,6 +64,18 @@ def test_errors_are_one_line_and_an_exit_code(launcher, job_file, capsys, error,
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_names_of_files_that_are_not_utf8(launcher, job_file, tmp_path, capsys):
+    """A run may lie under one; what a job names may not, as the job is written beside the run."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    assert main(["train", str(job_file), "--run", str(folder)]) == 0
+    assert launcher.jobs[0].run == str(folder)
+    for key in (f"data.train={folder}/points.csv", f"task.name={folder}/points.py:Points"):
+        folder.mkdir(exist_ok=True)
+        (folder / "points.py").write_text((job_file.parent / "points.py").read_text())
+        assert main(["train", str(job_file), "--set", key]) == 2
+        assert "is not UTF-8, as a job must be; rename" in capsys.readouterr().err
+
+
 def test_options_reach_the_job(launcher, job_file, tmp_path):
     options = ["--set", "strategy.tau=16", "--workers", "3", "--seed", "5", "--run", str(tmp_path / "out")]
     assert main(["train", str(job_file), *options]) == 0

@@ -18,7 +18,7 @@ import hogshead
 from deploy.progress import Observer
 from deploy.run_directory import read_metrics
 from ps import checkpoint, segment
-from tests.deploy.conftest import LEAST_SQUARES, evaluated
+from tests.deploy.conftest import DRAWING, LEAST_SQUARES, evaluated
 
 LONG = {"epochs": 100_000}
 
@@ -144,6 +144,44 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(strategy, train):
     assert np.array_equal(whole.parameters["w"], resumed.parameters["w"])
     assert resumed.summary["steps"] == whole.summary["steps"] == 64
     assert [r["epoch"] for r in resumed.metrics if r["kind"] == "evaluation"] == [1, 2, 3, 4]
+
+
+ADAM, ADAGRAD = {"name": "adam", "lr": 0.01}, {"name": "adagrad", "lr": 0.1}
+
+
+@pytest.mark.parametrize("rule", [{"name": "sgd", "lr": 0.01}, ADAM, ADAGRAD], ids=lambda rule: rule["name"])
+@pytest.mark.parametrize(
+    "options",
+    [{"n_push": 3}, {"n_push": 5, "n_fetch": 2}, {"n_push": 5, "average": "running"}, {"push": "update", "n_push": 4}],
+    ids=str,
+)
+def test_what_is_accrued_at_the_end_is_part_of_a_run_that_goes_on(options, rule, train):
+    """The result has the last push, a longer run makes it where it would have been anyway."""
+    update = options.get("push") == "update"
+    rules = {"rule": None, "local_rule": rule} if update else {"rule": rule}
+    job = {"strategy": {"name": "downpour", **options}, "workers": {"count": 1}, "evaluation": {"every_epochs": 0}}
+    whole = train("whole", stop={"steps": 29}, **job, **rules)
+    half = train("parts", stop={"steps": 17}, **job, **rules)
+    assert np.array_equal(hogshead.load_parameters(half.run)["w"], half.parameters["w"])
+    longer = train("parts", stop={"steps": 29}, options={"resume": True}, **job, **rules)
+    assert np.array_equal(whole.parameters["w"], longer.parameters["w"])
+    assert longer.summary["updates"] == whole.summary["updates"]
+
+
+def test_draws_from_the_shared_generators_go_on_where_they_were(train):
+    """A number of normal draws that leaves one kept for later, so that it is part of what goes on."""
+    job = {"task": {"name": DRAWING}, "workers": {"count": 1}, "data": {"batch_size": 8}}
+    whole = train("whole", stop={"steps": 15}, **job)
+    train("parts", stop={"steps": 7}, **job)
+    resumed = train("parts", stop={"steps": 15}, options={"resume": True}, **job)
+    assert np.array_equal(whole.parameters["w"], resumed.parameters["w"])
+
+
+def test_what_was_accrued_is_not_lost_where_other_workers_go_on(train):
+    job = {"strategy": {"name": "downpour", "n_push": 5}, "rule": {"name": "sgd", "lr": 1e-30}}
+    first = train("run", workers={"count": 1}, stop={"steps": 17}, **{**job, "rule": {"name": "sgd", "lr": 0.1}})
+    second = train("run", workers={"count": 2}, stop={"steps": 18}, options={"resume": True}, **job)
+    assert np.array_equal(first.parameters["w"], second.parameters["w"])
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path):

@@ -151,11 +151,11 @@ def test_a_class_defined_in_a_file_is_a_task(job_file):
     assert job.data.options == {"train": "/data/x.csv"}
 
 
-def test_a_class_made_in_a_function_is_refused():
+def test_a_class_that_lacks_a_method_is_refused():
     class Inner:
         pass
 
-    with pytest.raises(JobError, match="top level of a file"):
+    with pytest.raises(JobError, match="Inner lacks the methods parameters, dataset, loss_and_gradient, evaluate"):
         Job.from_dict({"task": Inner, "strategy": "easgd"})
 
 

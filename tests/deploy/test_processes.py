@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
 
 import hogshead
 from deploy.run_directory import read_metrics
-from tests.deploy.conftest import evaluated
+from tests.deploy.conftest import DRAWING, evaluated
 from worker.strategies import STRATEGIES
 
 SVM = "\n".join(f"{1 if k % 3 else -1} {k % 7 + 1}:1 {k % 5 + 8}:{0.5 + k % 2} {13 + k % 3}:1" for k in range(90))
@@ -85,6 +86,49 @@ def test_variants_learn(strategy, train):
     nag = {"name": "nag", "lr": lr} if strategy["name"] == "eamsgd" else {"name": "sgd", "lr": lr}
     result = train(strategy=strategy, local_rule=nag, stop={"epochs": 25}, **sections)
     assert min(evaluated(result, "rmse")) < (1.5 if strategy.get("average") else GOOD["rmse"])
+
+
+@pytest.mark.parametrize(
+    "stop", [{"epochs": 4}, {"epochs": 9, "metric": "rmse", "target": 0.0989}], ids=["epochs", "target"]
+)
+def test_one_worker_repeats_exactly(stop, train):
+    """Evaluations are of an epoch's end, and what is watched ends the training there."""
+    runs = [train(f"run-{k}", strategy={"name": "downpour"}, workers={"count": 1}, stop=stop) for k in range(3)]
+    records = [
+        [
+            (r["epoch"], r["examples"], r["train_loss"], r["evaluation"])
+            for r in run.metrics
+            if r["kind"] == "evaluation"
+        ]
+        for run in runs
+    ]
+    assert records[0] == records[1] == records[2]
+    assert [examples for _, examples, *_ in records[0]] == [512 * epoch for epoch, *_ in records[0]]
+    assert [epoch for epoch, *_ in records[0]] == list(range(1, runs[0].summary["epochs"] + 1))
+    if "target" in stop:
+        assert records[0][-1][3]["rmse"] <= 0.0989 < records[0][-2][3]["rmse"]
+
+
+@pytest.mark.parametrize("backend", ["processes", "simulation"])
+def test_what_a_task_draws_from_the_shared_generators_repeats(backend, train):
+    """Its data, its parameters, its gradients and its metrics; and what the caller draws stays its own."""
+    outside = np.random.get_state()[1].tolist(), random.getstate()
+    job = {"task": {"name": DRAWING}, "backend": backend, "workers": {"count": 1}}
+    first, again, other = (train(f"run-{k}", **job, seed=seed) for k, seed in enumerate([3, 3, 4]))
+    assert np.array_equal(first.parameters["w"], again.parameters["w"])
+    assert first.evaluation == again.evaluation
+    assert not np.array_equal(first.parameters["w"], other.parameters["w"])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == outside
+
+
+def test_each_worker_draws_numbers_of_its_own(train, tmp_path):
+    seen = []
+    for run in ("a", "b"):
+        (tmp_path / f"drawn-{run}").mkdir()
+        task = {"name": DRAWING, "drawn": str(tmp_path / f"drawn-{run}")}
+        train(run, task=task, strategy="synchronous", workers={"count": 2}, data={"batch_size": 8})
+        seen.append({path.name: path.read_text() for path in (tmp_path / f"drawn-{run}").iterdir()})
+    assert seen[0] == seen[1] and seen[0]["0"] != seen[0]["1"]
 
 
 @pytest.mark.parametrize("transfers", ["inline", "background"])

@@ -92,7 +92,7 @@ def test_rounds_wait_for_all_and_join_before_they_work():
     assert coordinator.joined(1) == [OpenEpoch(0)]
     assert coordinator.joined(0) == [Join(1), Join(0), Assign(0, Range(0, 0, 0, 4)), Assign(1, Range(1, 0, 4, 6))]
     assert coordinator.done(1, 1) == [Leave(1)]
-    assert coordinator.done(0, 0) == [Leave(0), EpochEnded(0), Evaluate(0), Finish("1 epochs", at_once=False)]
+    assert coordinator.done(0, 0) == [Leave(0), EpochEnded(0), Evaluate(0), Finish("1 epoch", at_once=False)]
 
 
 def test_a_dead_replicas_ranges_go_to_the_others():
@@ -170,7 +170,7 @@ def test_the_last_evaluation_counts_for_the_best():
     goal = Goal("accuracy")
     coordinator = Coordinator(Plan(replicas=1, epoch_size=constant(4), stop=StopRule(epochs=1), goal=goal))
     coordinator.joined(0)
-    assert coordinator.done(0, 0)[-1] == Finish("1 epochs", at_once=False)
+    assert coordinator.done(0, 0)[-1] == Finish("1 epoch", at_once=False)
     assert coordinator.evaluated(0, {"accuracy": 0.9}) == []
     assert goal.best == 0.9 and goal.best_epoch == 0
 
@@ -182,6 +182,36 @@ def test_work_done_after_an_interruption_is_not_done_again():
     assert coordinator.done(0, 0) == []
     state = coordinator.state({0: (1, 2)})
     assert state["ranges"]["0"] == [{"id": 1, "epoch": 1, "start": 2, "stop": 4}]
+
+
+def exact(**more) -> Coordinator:
+    return Coordinator(Plan(replicas=1, epoch_size=constant(4), exact=True, stop=StopRule(epochs=9), **more))
+
+
+def test_an_exact_plan_hands_the_next_epoch_out_after_the_evaluation_of_the_last():
+    coordinator = exact(evaluate_every=2)
+    assert coordinator.joined(0)[-1] == Assign(0, Range(1, 1, 0, 4))  # epoch 0 is not evaluated
+    assert coordinator.done(0, 0) == [EpochEnded(0)]
+    assert coordinator.done(0, 1)[:4] == [EpochEnded(1), Evaluate(1), OpenEpoch(2), Assign(0, Range(2, 2, 0, 4))]
+
+
+def test_an_exact_plan_waits_for_an_answer_that_may_end_the_training():
+    coordinator = exact(goal=Goal("accuracy", target=0.9))
+    coordinator.joined(0)
+    assert coordinator.done(0, 0) == [EpochEnded(0), Evaluate(0)]
+    assert coordinator.evaluated(0, {"accuracy": 0.5}) == [OpenEpoch(1), Assign(0, Range(1, 1, 0, 4))]
+    assert coordinator.done(0, 1) == [EpochEnded(1), Evaluate(1)]
+    assert coordinator.evaluated(1, {"accuracy": 0.9}) == [Finish("accuracy reached 0.9", at_once=True)]
+
+
+def test_an_evaluation_that_has_not_come_in_is_asked_for_again_where_the_run_goes_on():
+    first, again, later = (exact(goal=Goal("accuracy", target=0.9)) for _ in range(3))
+    first.joined(0)
+    first.done(0, 0)
+    assert again.restore(first.state({})) == [OpenEpoch(0), Evaluate(0)]
+    assert again.joined(0) == []
+    again.evaluated(0, {"accuracy": 0.5})
+    assert later.restore(again.state({0: (1, 2)})) == [OpenEpoch(1)]
 
 
 def test_restored_work_comes_in_the_old_order():

@@ -66,7 +66,7 @@ def test_replicas_that_are_found_keep_what_they_hold():
     first, hands = started()
     second = successor(first)
     assert assigned(second.found(ids(hands))) == [], "their hands are full"
-    assert covered(run_on(second, hands)) == list(range(64)) and second.finished.reason == "1 epochs"
+    assert covered(run_on(second, hands)) == list(range(64)) and second.finished.reason == "1 epoch"
 
 
 def test_nothing_of_one_that_is_found_is_given_to_another():

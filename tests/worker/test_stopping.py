@@ -23,7 +23,7 @@ from worker.stopping import Goal, StopRule
         (StopRule(examples=100), (0, 100, 13), "100 examples", 0),
         (StopRule(steps=10, examples=75), (0, 70, 9), None, 5),
         (StopRule(epochs=1, steps=10, examples=75), (0, 75, 10), "10 steps", 0),
-        (StopRule(examples=50), (0, 80, 10), "50 examples", -30),  # gone on with a lower bound
+        (StopRule(examples=50), (0, 80, 10), "80 examples", -30),  # gone on with a lower bound
     ],
 )
 def test_bounds(rule, done, reason, left):
@@ -44,7 +44,7 @@ def test_patience_counts_evaluations_without_a_better_value():
 
 def test_larger_is_better_for_other_metrics():
     goal = Goal("accuracy", patience=1)
-    assert observed(goal, "accuracy", [0.5, 0.6, 0.6])[-1] == "accuracy was not better for 1 evaluations"
+    assert observed(goal, "accuracy", [0.5, 0.6, 0.6])[-1] == "accuracy was not better for 1 evaluation"
     assert goal.best == 0.6 and goal.best_epoch == 1
 
 

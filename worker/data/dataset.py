@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numba import njit
 
 from ps.errors import UsageError
+from ps.jit import njit
 
 
 @runtime_checkable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from ps.jit import njit
 
 _EXACT_WORK = 200_000_000  # pairs (example, neighbour) looked at before rho is sampled
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from ps.errors import DataError
+from ps.jit import njit
 from worker.data.dataset import CsrDataset
 from worker.data.files import locate, read_text
 

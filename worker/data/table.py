@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from ps.errors import DataError
+from ps.jit import njit
 from worker.data.columns import Column, Found, find_columns, is_missing, is_number, too_few
 from worker.data.files import read_text
 from worker.data.ids import IdColumn

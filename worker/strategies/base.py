@@ -58,6 +58,11 @@ class Strategy:
         assert rule is not None, f"{self.name} needs a server rule"
         return rule
 
+    @property
+    def accrues(self) -> bool:
+        """A replica may hold gradients or updates that it has not pushed when its last step is done; ``finish`` pushes them."""
+        return False
+
     def may_sweep(self, batch_size: int | str) -> bool:
         """Steps may be the task's compiled loop over single examples, where it has one and the rule is plain SGD."""
         return False

@@ -80,6 +80,10 @@ class Downpour(Strategy):
         return AveragedCenter(rule, rate=None if self.average == "running" else self.average_weight)
 
     @property
+    def accrues(self) -> bool:
+        return self.n_push > 1 or self.push == "update"
+
+    @property
     def evaluated_slot(self) -> str | None:
         return None if self.average == "none" else "average"
 

@@ -11,9 +11,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from pathlib import Path
 
+from ps.docs import docstring
 from ps.errors import UsageError, nearest
 from ps.extras import install_hint
 from worker.tasks.made import made_class
@@ -40,7 +42,7 @@ def task_class(name: str, folder: str | Path = ".") -> type:
     """
     known = made_class(name)
     if known is not None:
-        return known
+        return _complete(name, known)
     if ".py" in name or "/" in name:
         return _user_class(name, Path(folder))
     if name not in TASKS:
@@ -58,7 +60,7 @@ def options(cls: type) -> dict[str, inspect.Parameter]:
 
 def one_line(name: str) -> str:
     """First line of the task's documentation."""
-    return (inspect.getdoc(task_class(name)) or "").partition("\n")[0]
+    return docstring(task_class(name)).partition("\n")[0]
 
 
 def describe(name: str) -> str:
@@ -67,7 +69,7 @@ def describe(name: str) -> str:
     defaults = [
         f"  {option} = {'(needed)' if p.default is p.empty else repr(p.default)}" for option, p in options(cls).items()
     ]
-    return "\n".join([f"{name}: {inspect.getdoc(cls)}", "", "Defaults:", *defaults])
+    return "\n".join([f"{name}: {docstring(cls)}", "", "Defaults:", *defaults])
 
 
 def _user_class(name: str, folder: Path) -> type:
@@ -88,10 +90,15 @@ def _user_class(name: str, folder: Path) -> type:
     cls = getattr(module, attribute)
     if not inspect.isclass(cls):
         raise UsageError(f"task {name!r}: {attribute} must be a class, got {type(cls).__name__}")
+    return _complete(name, cls)
+
+
+def _complete(name: str, cls: type) -> type:
+    """The class, if it has what a task must have."""
     missing = [member for member in REQUIRED if not callable(getattr(cls, member, None))]
     if missing:
         raise UsageError(
-            f"task {name!r}: {attribute} lacks the method{'s' * (len(missing) > 1)} {', '.join(missing)}; "
+            f"task {name!r}: {cls.__name__} lacks the method{'s' * (len(missing) > 1)} {', '.join(missing)}; "
             "worker/task.py shows a whole task"
         )
     return cls
@@ -100,7 +107,7 @@ def _user_class(name: str, folder: Path) -> type:
 def _load(path: Path, name: str):
     """Execute ``path`` as a module of its own name; the same unchanged file is executed once."""
     content = path.read_bytes()
-    digest = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(path) + b"\0" + content).hexdigest()[:16]
     module_name = f"hogshead_user_{digest}_{path.stem}"
     if module_name in sys.modules:
         return sys.modules[module_name]

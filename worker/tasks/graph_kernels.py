@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from ps.jit import njit
 from worker.locking import (
     GLOBAL,
     PER_VARIABLE,

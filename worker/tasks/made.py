@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ps.docs import docstring
 from ps.errors import UsageError
 
 NAMELESS = "python:"  # begins the names of classes without a file
@@ -78,13 +79,13 @@ def _agree(first: Any, second: Any) -> bool:
 
 
 def name_in_job(cls: type) -> str:
-    """What a job calls a made class; ``made_class`` finds it by that in this process."""
+    """What a job calls a class; ``made_class`` finds it by that in this process, and in those forked from it."""
     module = sys.modules.get(cls.__module__)
     path = Path(getattr(module, "__file__", None) or "")
     names = [key for key, value in vars(module).items() if value is cls] if module is not None else []
     if names and path.suffix == ".py" and path.is_file():
         name = f"{path.resolve()}:{names[0]}"
-        _LIVE[name] = (cls, vars(cls)["source"])
+        _LIVE[name] = (cls, vars(cls).get("source") or _digest(path))
         return name
     known = {found: name for name, (found, _) in _LIVE.items()}
     name = known.get(cls) or _unused(f"{NAMELESS}{cls.__name__}")
@@ -93,12 +94,12 @@ def name_in_job(cls: type) -> str:
 
 
 def made_class(name: str) -> type | None:
-    """The class of that name made in this process, or None where there is none, or its file has changed since."""
+    """The class of that name handed over or made in this process, or None where there is none, or its file has changed since."""
     cls, digest = _LIVE.get(name, (None, ""))
     if cls is None and name.startswith(NAMELESS):
         raise UsageError(
-            f"task {name!r} was made in Python without a file, and only that process knows it; to load it elsewhere, make it at "
-            "the top level of a file: MyTask = hogshead.torch_task(...), and name it 'path/to/file.py:MyTask'"
+            f"task {name!r} was made in Python without a file, and only that process knows it; to load it elsewhere, put it at "
+            "the top level of a file, as a class or as MyTask = hogshead.torch_task(...), and name it 'path/to/file.py:MyTask'"
         )
     if cls is not None and digest and _digest(Path(name.rpartition(":")[0])) != digest:
         return None
@@ -141,7 +142,7 @@ def title_of(value: Callable[..., Any] | Any) -> str:
 
 def first_line(value: Any) -> str:
     """Of its documentation, if it has its own."""
-    return (inspect.getdoc(value) or "").partition("\n")[0] if is_recipe(value) else ""
+    return docstring(value).partition("\n")[0] if is_recipe(value) else ""
 
 
 def check_paths(what: str, paths: Any, signature: inspect.Signature) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ps.atomics import prefetch
+from ps.jit import njit
 from worker.locking import (
     GLOBAL,
     PER_VARIABLE,

@@ -10,9 +10,9 @@ in no example: the data stay as sparse as they are.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ps.atomics import prefetch
+from ps.jit import njit
 from worker.locking import (
     GLOBAL,
     PER_VARIABLE,

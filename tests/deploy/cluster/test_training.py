@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import hogshead
 from tests.deploy.cluster.stage import LONG
 
 TOGETHER = Path(__file__).parent / "tasks" / "together.py"
@@ -50,6 +51,28 @@ REACHED = {
 def trained(stage, *, task, **sections):
     """The result of a job whose workers begin together."""
     return stage.train(task={**task, "folder": str(stage.book), "workers": sections["workers"]["count"]}, **sections)
+
+
+def evaluations(result):
+    """What is the same wherever one worker trains."""
+    found = [record for record in result.metrics if record["kind"] == "evaluation"]
+    return [(record["epoch"], record["examples"], record["train_loss"], record["evaluation"]) for record in found]
+
+
+@LONG
+def test_one_worker_is_evaluated_at_the_ends_of_epochs_and_stops_at_its_target(stage, tmp_path):
+    """As in processes, to the last bit."""
+    job = {
+        "task": {"name": "mlp", "hidden": [8], "scale": 0.0625},
+        "data": {"train": "sklearn:iris", "test_fraction": 0.2, "batch_size": 8},
+        "strategy": "downpour",
+        "workers": {"count": 1},
+        "shards": {"count": 2},
+        "stop": {"epochs": 30, "metric": "test_loss", "target": 1.06},
+    }
+    there, here = stage.train(**job), hogshead.train(**job, run=tmp_path / "here", quiet=True)
+    assert evaluations(there) == evaluations(here) and 1 < len(evaluations(here)) < 30
+    assert there.summary["steps"] == here.summary["steps"] == 15 * len(evaluations(here))
 
 
 def links(result):
