@@ -12,6 +12,7 @@ import numpy as np
 from deploy.admission_checks import admission_of
 from deploy.isolation import examiner, refuse_unforkable
 from deploy.job import Job
+from deploy.memory import require_processes, require_room
 from ps.admission import Policy
 from ps.errors import TaskError, UsageError
 from ps.layout import Layout
@@ -164,8 +165,10 @@ def draw(job: Job, task: Any = None) -> Blueprint:
       task: to be used instead of a new one.
 
     Raises:
-      UsageError: the job does not fit its task. TaskError: the task's own code failed.
+      UsageError: the job does not fit its task. TaskError: the task's own code failed. MemoryShortage: it needs more memory
+        than is free.
     """
+    require_processes(job)
     with seeded(job.seed):  # a task may draw its data or parameters from np.random, on each node of a cluster
         return _draw(job, task)
 
@@ -189,7 +192,6 @@ def _draw(job: Job, task: Any) -> Blueprint:
             "choose a rule without a dot in its name"
         )
     order, validation = _order(job, task, len(dataset))
-    examine(lambda: {"loss": np.array(call_task("loss_and_gradient", check_task, task, dataset))})
     sweeps = steps_in_place(job, strategy, callable(getattr(task, "sweep", None)), rule, rounds)
     one_by_one = sweeps and (job.backend == "simulation" or job.record)
     options = ShardOptions(
@@ -202,7 +204,7 @@ def _draw(job: Job, task: Any) -> Blueprint:
         seed=job.seed,
         skip_nonfinite=job.on_nonfinite == "skip",
     )
-    return Blueprint(
+    setup = Blueprint(
         job=job,
         task=task,
         dataset=dataset,
@@ -217,6 +219,9 @@ def _draw(job: Job, task: Any) -> Blueprint:
         sweeps=sweeps and not one_by_one,
         one_by_one=one_by_one,
     )
+    require_room(setup)
+    examine(lambda: {"loss": np.array(call_task("loss_and_gradient", check_task, task, dataset))})
+    return setup
 
 
 def averaged_result(layout: Layout, center: np.ndarray, average: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ that has no other thread of ours.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import warnings
@@ -19,6 +20,7 @@ from deploy.evaluator import evaluator_main
 from deploy.interruption import Interruption
 from deploy.setup import Setup
 from deploy.worker_process import receive, send, worker_main
+from ps.errors import WorkerError
 
 _FORK = multiprocessing.get_context("fork")
 EVALUATOR = -1
@@ -64,12 +66,15 @@ class Crew:
         self._start(EVALUATOR, evaluator_main, (self.setup,))
 
     def _start(self, key: int, target: Any, arguments: tuple, *more: Any) -> None:
-        ours, theirs = _FORK.Pipe()
-        process = _FORK.Process(target=target, args=(*arguments, theirs, *more), daemon=True)
-        with warnings.catch_warnings():
-            # Python >= 3.12 warns of forking beside other threads; the only ones here are idle pools of numerical libraries.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
+        try:
+            ours, theirs = _FORK.Pipe()
+            process = _FORK.Process(target=target, args=(*arguments, theirs, *more), daemon=True)
+            with warnings.catch_warnings():
+                # Python >= 3.12 warns of forking beside other threads; the only ones here are idle pools of numerical libraries.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+        except OSError as error:
+            raise WorkerError(f"{_name(key)} cannot be started: {error.strerror}; {_remedy(error)}") from error
         theirs.close()
         self.members[key] = Member(process, ours)
 
@@ -129,6 +134,18 @@ class Crew:
             member.process.join()
             member.connection.close()
         self.members.clear()
+
+
+def _name(key: int) -> str:
+    return "the evaluator" if key == EVALUATOR else f"worker {key}"
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "use fewer workers, or allow more open files (ulimit -n)"
+    if error.errno == errno.EAGAIN:
+        return "use fewer workers, or allow more processes (ulimit -u, or the pids limit of the container)"
+    return "use fewer workers"
 
 
 def _death(member: Member) -> dict[str, Any]:

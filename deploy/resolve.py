@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.recordable import with_recording
-from deploy.schema import check_keys, check_type, label, require_keys, type_hints
+from deploy.schema import check_keys, check_type, label, require_keys, show, type_hints
 from deploy.sections import (
     FIXED_SECTIONS,
     NAMED_SECTIONS,
@@ -27,6 +27,7 @@ _POSITION = re.compile(
     r"^(?P<what>.*?)\s*\(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL
 )
 SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")  # sklearn:digits, hogshead:a9a; a single letter would be a drive
+_SIGN_BIT = 1 << 63
 ReadRule = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 ReadTask = Callable[[Mapping[str, Any], set[tuple[str, ...]], Path], tuple[TaskSection, DataSection]]
 
@@ -49,6 +50,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise JobError(f"{path}{_syntax_error(str(error), text)}") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise JobError(f"{path}: a value cannot be read: {error}") from None
 
 
 def resolve(
@@ -70,6 +73,7 @@ def resolve(
     tables.pop("compare", None)  # for `hogshead compare` alone
     overridden = apply_overrides(tables, overrides)
     tables = with_names(tables)
+    _refuse_long_integers(tables)
     check_top_level(tables)
     for part in (*NAMED_SECTIONS, *FIXED_SECTIONS):
         check_keys(part, tables.get(part, {}), tables.get(part, {}))  # a table at all, whatever its keys
@@ -90,6 +94,19 @@ def resolve(
     parts["workers"] = _workers_of_delay(tables, parts)
     parts["task"], parts["data"] = read_task(tables, overridden, folder)
     return parts
+
+
+def _refuse_long_integers(value: Any, *keys: str) -> None:
+    """Refuse integers of more than 64 bits, the most that TOML knows, wherever they stand; arrays could not hold them."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            _refuse_long_integers(entry, *keys, str(name))
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            _refuse_long_integers(entry, *keys)
+    elif isinstance(value, int) and not -_SIGN_BIT <= value < _SIGN_BIT:
+        section, name = ".".join(keys[:-1]), keys[-1] if keys else ""
+        raise JobError(f"{label(section, name)} must fit 64 bits (at most {_SIGN_BIT - 1}), got {show(value)}")
 
 
 def _workers_of_delay(tables: Mapping[str, Any], parts: Mapping[str, Any]) -> WorkersSection:
@@ -153,7 +170,7 @@ def parse_value(text: str) -> Any:
         value = tomllib.loads(f"value = {text}")
         if list(value) == ["value"] and isinstance(value["value"], (bool, int, float, str, list, dict)):
             return value["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # TOMLDecodeError, or a number of more digits than Python reads
         pass
     if re.fullmatch(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?", text):  # .05 and 5. are numbers everywhere but in TOML
         return float(text)

@@ -30,6 +30,7 @@ def key(
     *,
     help: str,
     at_least: float | None = None,
+    at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
     one_of: tuple[str, ...] = (),
@@ -40,11 +41,12 @@ def key(
     Args:
       default: value where the job says nothing; without one the key is required.
       help: one line of meaning, shown by ``hogshead keys``.
-      at_least, above, below: bounds (>=, >, <) of a number.
+      at_least, at_most, above, below: bounds (>=, <=, >, <) of a number.
       one_of: the only strings allowed.
       example: a value to show in errors; the default stands in for it.
     """
-    metadata = dict(help=help, at_least=at_least, above=above, below=below, one_of=one_of, example=example)
+    bounds = dict(at_least=at_least, at_most=at_most, above=above, below=below)
+    metadata = dict(help=help, **bounds, one_of=one_of, example=example)
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -154,6 +156,7 @@ def check_bounds(section: str, entry: Field, value: Any) -> None:
         return
     inside = (
         (rules.get("at_least") is None or value >= rules["at_least"])
+        and (rules.get("at_most") is None or value <= rules["at_most"])
         and (rules.get("above") is None or value > rules["above"])
         and (rules.get("below") is None or value < rules["below"])
     )
@@ -165,8 +168,8 @@ def bound_text(entry: Field) -> str:
     """The bound of a field in words: ``>= 1``, ``one of 'a', 'b'``, or nothing."""
     rules = entry.metadata
     parts = [
-        f"{sign} {rules[name]:g}"
-        for name, sign in (("at_least", ">="), ("above", ">"), ("below", "<"))
+        f"{sign} {rules[name]:.15g}"
+        for name, sign in (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
         if rules.get(name) is not None
     ]
     if rules.get("one_of"):

@@ -13,6 +13,8 @@ from deploy.simulator.section import SimulationSection
 from ps.errors import JobError
 from worker.data.remote import is_url
 
+MOST = 1_000_000  # workers or shards of a job: lists are made with an entry for each
+
 
 @dataclass(frozen=True)
 class TaskSection:
@@ -87,9 +89,13 @@ class WorkersSection(Section):
     """``[workers]``: the processes that train."""
 
     section: ClassVar[str] = "workers"
-    count: int = key(2, help="number of worker processes", at_least=1)
-    min: int | None = key(None, help="ray: train with as few as this many; instead of count", at_least=1, example=2)
-    max: int | None = key(None, help="ray: and with as many as this, as nodes join", at_least=1, example=16)
+    count: int = key(2, help="number of worker processes", at_least=1, at_most=MOST)
+    min: int | None = key(
+        None, help="ray: train with as few as this many; instead of count", at_least=1, at_most=MOST, example=2
+    )
+    max: int | None = key(
+        None, help="ray: and with as many as this, as nodes join", at_least=1, at_most=MOST, example=16
+    )
     follow: bool = key(True, help="ray: alpha = beta / p follows the number of workers; false: p is the highest")
     max_restarts: int = key(3, help="deaths of one worker, or at the same examples, before the job stops", at_least=0)
     transfers: str = key(
@@ -125,7 +131,7 @@ class ShardsSection(Section):
     """``[shards]``: where the center lives."""
 
     section: ClassVar[str] = "shards"
-    count: int = key(1, help="number of shards, balanced by bytes", at_least=1)
+    count: int = key(1, help="number of shards, balanced by bytes", at_least=1, at_most=MOST)
     apply: str = key("locked", help="one update at a time, or Hogwild!-style", one_of=("locked", "lock_free"))
     reads: str = key("torn", help="whether a pull may see half an update", one_of=("torn", "consistent"))
     memory_bytes: int = key(1 << 30, help="bound on what delay-aware rules remember per job", at_least=0)

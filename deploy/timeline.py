@@ -103,12 +103,9 @@ def _chosen(asked: str | Sequence[int] | None, workers: int, kept: int) -> list[
     """The replicas to draw, of so many ``workers``; the trace has the first ``kept`` of them."""
     if asked is None:
         return list(range(min(kept, REPLICAS)))
-    chosen = _parsed(asked) if isinstance(asked, str) else list(asked)
+    chosen = _parsed(asked, workers) if isinstance(asked, str) else list(asked)
     for replica in chosen:
-        if not 0 <= replica < workers:
-            raise UsageError(
-                f"--replicas: there is no replica {replica}; the run has {workers}, from 0 to {workers - 1}"
-            )
+        _require_replica(replica, workers)
         if replica >= kept:
             raise UsageError(
                 f"--replicas: the trace has only replicas 0 to {kept - 1}, got {replica}; record = true keeps all"
@@ -116,7 +113,12 @@ def _chosen(asked: str | Sequence[int] | None, workers: int, kept: int) -> list[
     return chosen
 
 
-def _parsed(text: str) -> list[int]:
+def _require_replica(replica: int, workers: int) -> None:
+    if not 0 <= replica < workers:
+        raise UsageError(f"--replicas: there is no replica {replica}; the run has {workers}, from 0 to {workers - 1}")
+
+
+def _parsed(text: str, workers: int) -> list[int]:
     chosen: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -125,6 +127,9 @@ def _parsed(text: str) -> list[int]:
             found = range(low, (int(last) if dash else low) + 1)
         except ValueError:
             raise UsageError(f"--replicas must be numbers or ranges, e.g. 0-7 or 0,3,5, got {text!r}") from None
+        if len(found):  # looked at before it is made a list
+            _require_replica(found[0], workers)
+            _require_replica(min(found[-1], workers), workers)
         chosen += [replica for replica in found if replica not in chosen]
     if not chosen:
         raise UsageError(f"--replicas must name at least one replica, e.g. 0-7, got {text!r}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deploy.blueprint import Blueprint
+from deploy.memory import worker_words
 from ps.errors import HogsheadError, NonFiniteError, UsageError
 from worker.driver import Driver, Work
 from worker.effects import Range
@@ -33,9 +34,19 @@ class Stopped(Exception):
         self.flush = flush
 
 
-def error_fields(error: Exception) -> dict[str, Any]:
-    """What the launcher has to know of an error; only what is a fault of ours needs its traceback."""
+def error_fields(error: Exception, setup: Blueprint | None = None) -> dict[str, Any]:
+    """What the launcher has to know of an error; only what is a fault of ours needs its traceback.
+
+    Args:
+      setup: the job made ready, once it is, to say what memory a worker needs.
+    """
     import traceback
+
+    lacking = error if isinstance(error, MemoryError) else error.__cause__
+    if isinstance(lacking, MemoryError):  # the next process with the same limit would lack it as well
+        taken = "" if setup is None else f"; this job takes at least {worker_words(setup)}"
+        text = f"a worker lacks memory: {str(lacking) or 'an allocation failed'}{taken}; use a smaller model or batch"
+        return {"type": "MemoryShortage", "message": text, "fatal": True}
 
     expected = isinstance(error, (HogsheadError, UsageError))
     text = str(error) if expected else "".join(traceback.format_exception(error)).rstrip()

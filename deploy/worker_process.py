@@ -61,12 +61,14 @@ def worker_main(setup: Setup, replica_id: int, incarnation: int, connection: Con
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the launcher decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with threadpool_limits(1):
-        worker = _Worker(setup, replica_id, incarnation, connection)
+        worker = None
         try:
+            worker = _Worker(setup, replica_id, incarnation, connection)
             worker.run(restored)
         except Exception as error:
-            worker.end_record()
-            send(connection, "error", **error_fields(error))
+            if worker is not None:
+                worker.end_record()
+            send(connection, "error", **error_fields(error, setup))
             os._exit(1)
     os._exit(0)  # the launcher's own exit handlers, inherited by the fork, are not this process's business
 

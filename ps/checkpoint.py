@@ -8,7 +8,7 @@
         shard-0.safetensors   center, slot.NAME, header, watermarks, row_steps.TABLE, memory, owners
         replica-0.safetensors a replica's own arrays (see worker.replica)
 
-A checkpoint restores onto another number of shards or replicas. There is no pickle in it.
+A checkpoint restores onto another number of shards or replicas. There is no pickle in it. Zeros are left out (see ps.zeros).
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from ps import zeros
 from ps.errors import CheckpointError, UsageError
 from ps.layout import Layout
 from ps.shard import ROUND, STEPS, VERSION, Shard
 from ps.state import State
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1 had all zeros in it
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 
@@ -114,7 +116,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
       CheckpointError: the disk is full or the like.
     """
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        tensors, metadata = zeros.without_zeros(arrays)
+        save_file(tensors, path, metadata or None)
         _sync(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -200,7 +203,8 @@ class Checkpoint:
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of one file, e.g. ``shard-0`` or ``replica-1``."""
         try:
-            return load_file(self.path / f"{name}.safetensors")
+            with safe_open(self.path / f"{name}.safetensors", framework="numpy") as file:
+                return {array: zeros.read(file, array) for array in zeros.names(file)}
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path / name}: cannot be read: {error}") from error
 
@@ -226,7 +230,7 @@ class Checkpoint:
             path = self.path / f"shard-{index}.safetensors"
             try:
                 with safe_open(path, framework="numpy") as file:
-                    found = file.get_tensor("watermarks")[:, 0].tolist()
+                    found = zeros.read(file, "watermarks")[:, 0].tolist()
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"{path}: cannot be read: {error}") from error
             newest = [max(pair) for pair in zip(newest, found)] if newest else found
@@ -241,8 +245,9 @@ class Checkpoint:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             found = manifest["format"]
-            if found != FORMAT:
-                raise CheckpointError(f"{path}: has format {found}, this version reads format {FORMAT}")
+            if found not in READABLE:
+                known = " and ".join(map(str, READABLE))
+                raise CheckpointError(f"{path}: has format {found}, this version reads the formats {known}")
             manifest["files"], manifest["layout"], manifest["shards"], manifest["slots"]
             digest = manifest.pop("sha256")
         except OSError as error:

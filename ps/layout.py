@@ -199,9 +199,11 @@ class Layout:
         """
         if count < 1:
             raise UsageError(f"shards: count must be >= 1, got {count}")
-        cuts = [0, *(self._cut(round(self.size * k / count)) for k in range(1, count)), self.size]
-        ranges = tuple(Range(start, stop) for start, stop in zip(cuts, cuts[1:]))
-        if any(part.size <= 0 for part in ranges):
+        ranges: tuple[Range, ...] = ()
+        if count <= self.size:  # of absurdly many, not even the list is made
+            cuts = [0, *(self._cut(round(self.size * k / count)) for k in range(1, count)), self.size]
+            ranges = tuple(Range(start, stop) for start, stop in zip(cuts, cuts[1:]))
+        if not ranges or any(part.size <= 0 for part in ranges):
             raise UsageError(
                 f"shards: count must be small enough to give each shard at least one row, got {count} for "
                 f"{self.size} elements; set [shards] count lower"

@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import threading
 from pathlib import Path
 from typing import Protocol
 
 from ps.errors import TransportError
-from ps.segment import FOLDER, PREFIX, start_time
+from ps.segment import FOLDER, new_file
 
 
 class Lock(Protocol):
@@ -33,12 +32,9 @@ class LockFile:
     """
 
     def __init__(self, label: str = "locks"):
-        maker = os.getpid()
-        name = f"{PREFIX}-{maker}-{start_time(maker)}-{label}-{secrets.token_hex(4)}"
-        self._path = FOLDER / name
         # Never closed by hand while in use: closing any descriptor of the file drops all locks of the process.
-        self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._maker = maker
+        self._path, self.descriptor = new_file(label)
+        self._maker = os.getpid()
 
     @staticmethod
     def attach(name: str) -> LockFile:

@@ -12,8 +12,8 @@ import json
 import math
 import mmap
 import os
+import resource
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from ps.errors import MemoryShortage, TransportError
+from ps.memory import SHARED, room, words
 
-FOLDER = Path("/dev/shm")
+FOLDER = SHARED
 PREFIX = "hogshead"
 _ALIGN = 128  # two cache lines: neighbours of different processes do not share one, also with the pair prefetcher
 _HEADER_BYTES = 8  # length of the JSON index that follows
@@ -49,20 +50,23 @@ class SharedArrays(Mapping[str, np.ndarray]):
           label: a word in the segment's name, to tell segments apart.
 
         Raises:
-          MemoryShortage: shared memory has no room for it.
+          MemoryShortage: shared memory has no room for it, or cannot be used.
         """
         sweep()
         index, total = _plan(specs)
         header = json.dumps(index).encode()
-        path = FOLDER / f"{PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{label}-{secrets.token_hex(4)}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        # Looked at first: in a tmpfs larger than the free memory, reserving ends with the kernel killing a process.
+        refusal = _refusal(label, total)
+        if refusal:
+            raise MemoryShortage(refusal)
+        path, descriptor = new_file(label)
         try:
             os.posix_fallocate(descriptor, 0, total)
             buffer = mmap.mmap(descriptor, total)
         except BaseException as error:  # also ^C: reserving gigabytes takes a while
             os.unlink(path)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
-                raise MemoryShortage(_shortage(label, total)) from error
+                raise MemoryShortage(_refusal(label, total) or _no_space(label, total, room().shared or 0)) from error
             raise
         finally:
             os.close(descriptor)
@@ -126,9 +130,25 @@ class SharedArrays(Mapping[str, np.ndarray]):
         self.close()
 
 
+def new_file(label: str) -> tuple[Path, int]:
+    """A new file in shared memory that is named after this process, and its descriptor.
+
+    Raises:
+      MemoryShortage: there is no shared memory that this user may write to, or too many files are open.
+    """
+    path = FOLDER / f"{PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{label}-{secrets.token_hex(4)}"
+    try:
+        return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise MemoryShortage(_cannot_be_made(error)) from error
+
+
 def sweep() -> None:
     """Unlink segments and lock files whose maker no longer lives (it was killed before it could)."""
-    for path in FOLDER.glob(f"{PREFIX}-*"):
+    found: list[Path] = []
+    with suppress(OSError):  # what keeps us from looking will be said when a file is made
+        found = list(FOLDER.glob(f"{PREFIX}-*"))
+    for path in found:
         fields = path.name.split("-")
         if len(fields) < 4 or not fields[1].isdigit():
             continue
@@ -177,9 +197,37 @@ def _map(buffer: mmap.mmap, index: Mapping[str, list]) -> dict[str, np.ndarray]:
     }
 
 
-def _shortage(label: str, needed: int) -> str:
-    free = shutil.disk_usage(FOLDER).free
+def _refusal(label: str, needed: int) -> str | None:
+    """Why a segment of so many bytes cannot be made now, or None."""
+    free, (largest, _) = room(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    if largest != resource.RLIM_INFINITY and needed > largest:
+        return (
+            f"the limit on the size of files is too low for the {label}: {words(needed)} of shared memory needed, the limit is "
+            f"{words(largest)}; raise it (ulimit -f unlimited)"
+        )
+    if free.shared is not None and needed > free.shared:
+        return _no_space(label, needed, free.shared)
+    shortage = free.shortage(needed)
+    if shortage:
+        return (
+            f"too little memory for the {label}: {words(needed)} of shared memory needed, {shortage}; use a smaller model or "
+            "data set, or end other jobs"
+        )
+    return None
+
+
+def _no_space(label: str, needed: int, free: int) -> str:
     return (
-        f"too little shared memory for the {label}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free in {FOLDER}; "
+        f"too little shared memory for the {label}: {words(needed)} needed, {words(free)} free in {FOLDER}; "
         f"enlarge it (mount -o remount,size=… {FOLDER}; with Docker: --shm-size) or end other jobs"
+    )
+
+
+def _cannot_be_made(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"too few open files are allowed: the limit is {limit}; raise it (ulimit -n {2 * limit})"
+    return (
+        f"shared memory cannot be used: {FOLDER}: {error.strerror}; it must be a tmpfs that this user may write to "
+        f'(mount -o remount,rw {FOLDER}), or use backend = "simulation", which needs none'
     )

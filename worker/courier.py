@@ -16,6 +16,17 @@ from worker.gradients import Gradient
 
 UNDER_WAY_BYTES = 8 << 20
 _MOST_UNDER_WAY = 2
+_LARGE_BYTES = 64 << 20  # from here on another copy of the vector costs more than it gains
+
+
+def window_of(nbytes: int) -> int:
+    """Pushes of vectors of ``nbytes`` that may wait to be sent."""
+    return 1 if nbytes >= _LARGE_BYTES else 2
+
+
+def buffers_of(nbytes: int) -> int:
+    """Copies of a vector of ``nbytes`` that pushes under way take."""
+    return window_of(nbytes) + min(UNDER_WAY_BYTES // nbytes, _MOST_UNDER_WAY)
 
 
 class Courier:
@@ -27,15 +38,15 @@ class Courier:
     Args:
       size, dtype: of the flat vector.
       window: pushes waiting to be sent; one more waits for the oldest, so a slow link slows the replica down instead of
-        filling its memory.
+        filling its memory. None: as ``window_of`` says.
     """
 
-    def __init__(self, size: int, dtype: str, window: int = 2):
+    def __init__(self, size: int, dtype: str, window: int | None = None):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="courier")
         self._arriving = np.zeros(size, dtype)
         self._under_way = min(UNDER_WAY_BYTES // self._arriving.nbytes, _MOST_UNDER_WAY)
-        self._window = window
-        self._buffers = [np.zeros(size, dtype) for _ in range(window + self._under_way)]
+        self._window = window_of(self._arriving.nbytes) if window is None else window
+        self._buffers = [np.zeros(size, dtype) for _ in range(self._window + self._under_way)]
         self._pushes: deque[Future] = deque()
         self._answers: deque[Callable[[], None]] = deque()  # touched by the thread only
         self._pull: Future | None = None

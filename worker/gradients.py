@@ -85,7 +85,7 @@ class Accrual:
         self.layout = layout
         self.count = 0
         self.sum = np.zeros(layout.size, layout.dtype)
-        self._spare = np.zeros_like(self.sum)
+        self._spare = np.zeros(layout.size, layout.dtype)  # not zeros_like, which writes every page at once
         self._touched: dict[str, list[np.ndarray]] | None = None
         self._all = frozenset(parameter.name for parameter in layout.parameters)
         self.dense: set[str] = set()

@@ -121,7 +121,8 @@ class Replica:
     def restore(self, arrays: dict[str, np.ndarray], scalars: dict) -> None:
         """Take over what ``arrays`` and ``scalars`` gave."""
         np.copyto(self.parameters, arrays["parameters"])
-        np.copyto(self.accrued.sum, arrays["accrued"])
+        if int(scalars["accrued_count"]):  # else it is zero as it was made, and none of its pages need be written
+            np.copyto(self.accrued.sum, arrays["accrued"])
         for name, slot in self.local.slots.items():
             np.copyto(slot, arrays[f"slot.{name}"])
         for name, steps in self.local.row_steps.items():

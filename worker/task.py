@@ -87,6 +87,7 @@ class OptionalMembers(Protocol):
       paths: names of constructor options that are file names.
       rng: generator for what the task draws while training (dropout); the framework sets one per replica.
       replica: id of the replica that this process is; the framework sets it where the task has it.
+      model_size: what decides how large the parameters are, for messages, such as "[task] hidden".
       isolated: the library that the task computes with does not survive forking. A launcher that forks calls ``parameters`` and
         ``loss_and_gradient`` in a child only, and ``before_forking`` first, which may raise a UsageError.
     """
@@ -98,7 +99,11 @@ class OptionalMembers(Protocol):
     paths: tuple[str, ...]
     rng: np.random.Generator
     replica: int
+    model_size: str
     isolated: bool
+
+    def working_bytes(self, examples: int) -> int:
+        """Memory that a gradient over so many examples takes besides the gradient itself."""
 
     def before_forking(self) -> None:
         """Refuse to run where processes forked from this one could not compute."""

@@ -20,6 +20,7 @@ from deploy.cluster.ready import grouped, ready
 from deploy.cluster.shared_data import share
 from deploy.cluster.travel import job_here
 from deploy.cluster.worker import ClusterWorker
+from deploy.memory import require_worker
 from deploy.rehearsal import rehearse
 from deploy.worker_loop import error_fields
 from ps.errors import MemoryShortage
@@ -158,6 +159,7 @@ class ReplicaActor:
     def _prepare(self) -> Blueprint:
         """The task and its data, on this node."""
         setup = ready(job_here(self._facts))
+        require_worker(setup)
         self._segment = share(setup.dataset, self._facts.uid, self._node)
         rehearse(setup)
         if grouped(setup):

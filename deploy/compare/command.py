@@ -19,6 +19,7 @@ from deploy.run_directory import to_json, write_atomically
 from deploy.words import short_path
 from ps.errors import UsageError
 
+_MOST = 1000  # runs of a cell, or at once
 FOLDER = "comparisons"
 
 
@@ -119,8 +120,8 @@ def _say(comparison: Comparison, page: Path, arguments: Namespace) -> None:
 def _check_numbers(arguments: Namespace) -> None:
     for option in ("repeats", "jobs"):
         value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise UsageError(f"--{option} must be >= 1, got {value}")
+        if value is not None and not 1 <= value <= _MOST:
+            raise UsageError(f"--{option} must be >= 1 and <= {_MOST}, got {value}")
 
 
 def _numbered(name: str) -> Path:

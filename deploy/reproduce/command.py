@@ -20,6 +20,7 @@ from ps.errors import UsageError
 WORDS = {True: ("HOLDS", "bold green"), False: ("DOES NOT HOLD", "bold red"), None: ("NOT MEASURABLE HERE", "yellow")}
 LABEL_WIDTH = 11
 WIDEST = 110
+MOST_SEEDS = 1000
 
 
 def run(arguments: Namespace) -> int:
@@ -46,8 +47,8 @@ def run(arguments: Namespace) -> int:
 
 
 def _chosen(arguments: Namespace) -> list[str]:
-    if arguments.seeds < 1:
-        raise UsageError(f"--seeds must be >= 1, got {arguments.seeds}")
+    if not 1 <= arguments.seeds <= MOST_SEEDS:
+        raise UsageError(f"--seeds must be >= 1 and <= {MOST_SEEDS}, got {arguments.seeds}")
     if arguments.claims and arguments.all:
         raise UsageError("reproduce takes names of claims or --all, got both")
     if not arguments.claims and not arguments.all:

@@ -192,7 +192,7 @@ WRONG = [
     ("local_rule.lrr=1", r"\[local_rule\].*'lrr'; did you mean 'lr'"),
     ("local_rule=3", r"\[local_rule\] must be a table, got 3 \(an integer\)"),
     ("workers=4", r"\[workers\] must be a table, got 4"),
-    ("workers.count=0", r"\[workers\] count must be >= 1, got 0"),
+    ("workers.count=0", r"\[workers\] count must be >= 1 and <= 1000000, got 0"),
     ("workers.count=true", r"\[workers\] count must be an integer, got true"),
     ("workers.transfers=back", r"\[workers\] transfers must be one of 'auto', 'inline', 'background', got 'back'"),
     ("shards.apply=lockfree", r"\[shards\] apply must be .*; did you mean 'lock_free'"),
@@ -220,7 +220,7 @@ def test_wrong_jobs_are_refused(job_file, override, message):
 
 
 def test_sections_check_themselves_in_python():
-    with pytest.raises(JobError, match=r"\[workers\] count must be >= 1, got 0"):
+    with pytest.raises(JobError, match=r"\[workers\] count must be >= 1 and <= 1000000, got 0"):
         WorkersSection(count=0)
     with pytest.raises(JobError, match=r"\[stop\] epochs must be an integer, got 2\.5"):
         replace(StopSection(), epochs=2.5)

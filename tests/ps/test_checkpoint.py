@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -234,6 +235,45 @@ def test_an_empty_or_missing_folder_has_none(tmp_path):
             Checkpoint.newest(folder)
 
 
+def test_zeros_take_no_room_and_come_back_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = np.zeros((3000, 70))
+    rows[[4, 5, 1999, 2999]] = rng.standard_normal((4, 70))
+    signed = np.zeros(100_001, np.float32)
+    signed[[5, 50_000, 100_000]] = -0.0, 2.0, np.float32("nan")
+    arrays = {
+        "accrued": np.zeros(500_000, np.float32),
+        "rows": rows,
+        "signed": signed,
+        "counts": np.zeros((20_000, 3), np.int64),
+        "full": rng.standard_normal(50_000),
+        "small": np.zeros(10),
+        "none": np.zeros((0, 4), np.float32),
+    }
+    partial = Writer(tmp_path).begin()
+    save_arrays(partial / "replica-0.safetensors", arrays)
+    written = (partial / "replica-0.safetensors").stat().st_size
+    final = Writer(tmp_path).commit(partial, describe_state(make()))
+    assert arrays["full"].nbytes < written < arrays["full"].nbytes + 100_000
+    found = Checkpoint(final).arrays("replica-0")
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def test_a_checkpoint_with_all_its_zeros_is_still_read(tmp_path):
+    """What format 1 wrote."""
+    state = make()
+    path = save(state, tmp_path)
+    manifest = json.loads((path / MANIFEST).read_text())
+    del manifest["sha256"]
+    manifest["format"] = 1
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": digest}))
+    assert (Checkpoint(path).vector() == state.center).all()
+
+
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +293,7 @@ def flip(path: Path, at: int = -1) -> None:
         (lambda path: (path / MANIFEST).write_text("[1]"), "not a manifest of Hogshead"),
         (lambda path: (path / MANIFEST).write_text('{"format": 1}'), "not a manifest of Hogshead: KeyError"),
         (lambda path: (path / MANIFEST).write_bytes(b"\xff\xfe"), "not a manifest of Hogshead"),
-        (lambda path: (path / MANIFEST).write_text('{"format": 2}'), "has format 2, this version reads format 1"),
+        (lambda path: (path / MANIFEST).write_text('{"format": 3}'), "has format 3, this version reads the formats 1 and 2"),
         (lambda path: rewrite(path, '"epoch": 3', '"epoch": 4'), "checksum differs from its content"),
         (lambda path: (path / MANIFEST).unlink(), "cannot be read: No such file"),
     ],
@@ -323,7 +363,7 @@ def test_a_full_disk_leaves_the_older_ones_intact_and_nothing_partial(tmp_path):
     before = contents(tmp_path)
 
     def save_large(connection):
-        state = private_state({"w": np.zeros(100_000)})
+        state = private_state({"w": np.ones(100_000)})
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         writer = Writer(tmp_path)
         partial = writer.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 from ps import segment
 from ps.errors import MemoryShortage, TransportError
+from ps.locks import LockFile
+from ps.memory import Room
 from ps.segment import FOLDER, PREFIX, SharedArrays, start_time, sweep
 
 from .building import forked
@@ -92,9 +95,54 @@ def test_too_little_shared_memory_says_how_much_and_what_to_do():
     with pytest.raises(MemoryShortage) as shortage:
         SharedArrays.create({"huge": ((1 << 50,), "float32")}, "data set")
     message = str(shortage.value)
-    assert message.startswith("too little shared memory for the data set: 4503599627.4 MB needed, ")
-    assert "MB free in /dev/shm" in message and "--shm-size" in message
+    assert message.startswith("too little shared memory for the data set: 4.5 PB needed, ")
+    assert "free in /dev/shm" in message and "--shm-size" in message
     assert ours() == before
+
+
+def refusal_in_child(limit: int, most: int) -> str:
+    """Why a segment is refused where a limit of the process is ``most``."""
+
+    def make(connection):
+        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+        try:
+            SharedArrays.create(SPECS, "data").close()
+            connection.send("it was made")
+        except MemoryShortage as error:
+            connection.send(str(error))
+
+    with forked(make) as (child,):
+        return child.connection.recv()
+
+
+def test_limits_of_the_process_are_named_with_their_remedy(monkeypatch):
+    assert refusal_in_child(resource.RLIMIT_FSIZE, 100) == (
+        "the limit on the size of files is too low for the data: 640 bytes of shared memory needed, the limit is 100 bytes; "
+        "raise it (ulimit -f unlimited)"
+    )
+    assert refusal_in_child(resource.RLIMIT_NOFILE, 0).startswith(
+        "too few open files are allowed: the limit is 0; raise it"
+    )
+    monkeypatch.setattr(segment, "room", lambda: Room(1 << 40, "on this machine", 1 << 40, 100))
+    with pytest.raises(
+        MemoryShortage, match=r"640 bytes .* 100 bytes are left of the limit on a process's address space"
+    ):
+        SharedArrays.create(SPECS)
+    monkeypatch.setattr(segment, "room", lambda: Room(90, "in this control group", 1 << 40, None))
+    with pytest.raises(MemoryShortage, match=r"too little memory .* 90 bytes are free in this control group"):
+        SharedArrays.create(SPECS)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOENT])
+def test_shared_memory_that_cannot_be_written_is_no_raw_error(monkeypatch, number):
+    def refuse(path, *_args):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(segment.os, "open", refuse)
+    with pytest.raises(MemoryShortage, match=f"cannot be used: /dev/shm: {os.strerror(number)}; .* backend = "):
+        SharedArrays.create(SPECS)
+    with pytest.raises(MemoryShortage, match="cannot be used: /dev/shm"):
+        LockFile()
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()], ids=["error", "^C"])

@@ -96,6 +96,13 @@ def read_svmlight(
     return SvmlightFile(CsrDataset(indptr, indices, values, labels), features, base, lines[:rows].copy())
 
 
+def widest(file: SvmlightFile) -> str:
+    """Where the greatest index of a file stands: ``line 7 (feature index 123)``."""
+    place = int(np.argmax(file.data.indices))
+    row = int(np.searchsorted(file.data.indptr, place, side="right")) - 1
+    return f"line {file.lines[row]} (feature index {file.features - 1 + file.index_base})"
+
+
 def _refuse(path: Path, text: np.ndarray, problem: int, position: int) -> None:
     before = text[:position].tobytes()
     line = before.count(b"\n") + 1

@@ -76,6 +76,11 @@ class Strategy:
         return None
 
     @property
+    def vectors(self) -> int:
+        """Vectors of the model's size that a replica writes besides its parameters, its gradient and its rule's slots."""
+        return 0
+
+    @property
     def payload(self) -> str:
         """What is pushed: "gradient" or "update"; the server's rule must take that."""
         return "gradient"

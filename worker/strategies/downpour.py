@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from ps.rules import AveragedCenter
 from ps.rules.base import UpdateRule
 from worker.commands import ComputeGradient, Pull, Push
@@ -55,6 +57,10 @@ class Downpour(Strategy):
         if replica.clock % self.n_fetch == 0:
             yield Pull(wait=False)
         gradient = yield ComputeGradient()
+        if self.n_push == 1 and replica.accrued.count == 0 and isinstance(gradient, np.ndarray):
+            replica.step_locally(gradient)
+            yield Push(gradient, 1, wait=False)  # a sum of one needs no vectors to be summed in
+            return
         replica.accrued.add(gradient)
         replica.step_locally(gradient)
         if replica.clock % self.n_push == 0:
@@ -86,6 +92,12 @@ class Downpour(Strategy):
     @property
     def evaluated_slot(self) -> str | None:
         return None if self.average == "none" else "average"
+
+    @property
+    def vectors(self) -> int:
+        if self.push == "update":
+            return 3  # the sum, what was pushed last, and the parameters before a step
+        return 2 if self.n_push > 1 else 0
 
     @property
     def payload(self) -> str:

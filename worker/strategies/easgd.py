@@ -82,6 +82,10 @@ class EASGD(Strategy):
         replica.step_locally(gradient)
         elastic.attract(replica.parameters, old, center, self.moving_rate(replica))
 
+    @property
+    def vectors(self) -> int:
+        return 1 if self.mode == "asynchronous" else 2  # a snapshot; the center as well
+
     def shard_rule(self, rule: UpdateRule | None) -> UpdateRule:
         """The center moves by beta towards the mean of the replicas (equation 6); asynchronous replicas never push."""
         return MovingAverage(weight=self.beta)

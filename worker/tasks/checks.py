@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ps.errors import UsageError, meant
+from ps.memory import room, words
 
 
 def require(condition: bool, task: str, option: str, bound: str, got: Any, remedy: str = "") -> None:
@@ -38,6 +41,22 @@ def integer(value: Any, bound: int, task: str, option: str, remedy: str = "") ->
     good = isinstance(value, int) and not isinstance(value, bool) and value >= bound
     require(good, task, option, f"an integer >= {bound}", value, remedy)
     return value
+
+
+def fits(elements: int, vectors: int, dtype: np.dtype, task: str, cause: str) -> None:
+    """Refuse a model that is larger than the free memory, before it is allocated.
+
+    Args:
+      elements: of all parameters. vectors: of that size that are written, whatever trains them.
+      cause: the option or the line of a file that decides ``elements``, for the message.
+    """
+    least = elements * vectors * np.dtype(dtype).itemsize
+    shortage = room().shortage(least)
+    if shortage:
+        raise UsageError(
+            f"{task}: {cause} makes a model of {elements:,} parameters, which needs at least {words(least)} of memory, and "
+            f"{shortage}; make it smaller"
+        )
 
 
 def boolean(value: Any, task: str, option: str) -> bool:

@@ -55,8 +55,14 @@ class GraphCuts:
         """Number of variables that AIG can lock: the nodes."""
         return self.node_ids.size
 
+    @property
+    def model_size(self) -> str:
+        """What decides the number of parameters, for messages."""
+        return f"{self.node_ids.size:,} nodes with {self.labels.size:,} labels each"
+
     def parameters(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """``nodes`` (nodes, labels): 1/labels everywhere; for terminals 1 in their own."""
+        checks.fits(self.node_ids.size * self.labels.size, 2, self.dtype, NAME, self.model_size)
         x = np.full((self.node_ids.size, self.labels.size), 1 / self.labels.size, self.dtype)
         return {"nodes": self._with_terminals(x)}
 

@@ -117,6 +117,11 @@ class MatrixCompletion:
         ]
 
     @property
+    def model_size(self) -> str:
+        """What decides the number of parameters, for messages."""
+        return f"[task] rank = {self.rank}, for {self.lockables:,} users and items,"
+
+    @property
     def lockables(self) -> int:
         """Number of variables that AIG can lock: a user's factors are one, an item's another."""
         return self.user_ids.size + self.item_ids.size
@@ -124,6 +129,7 @@ class MatrixCompletion:
     def parameters(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """``users`` (users, rank) and ``items`` (items, rank), normal; with biases ``user_biases`` (users,),
         ``item_biases``."""
+        checks.fits(self.lockables * (self.rank + int(self.biases)), 2, self.dtype, NAME, self.model_size)
         shapes = {"users": (self.user_ids.size, self.rank), "items": (self.item_ids.size, self.rank)}
         found = {name: (rng.standard_normal(shape) * self.init).astype(self.dtype) for name, shape in shapes.items()}
         if self.biases:

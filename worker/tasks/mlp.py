@@ -17,7 +17,10 @@ from worker.tasks.network import Layer, Trace, softmax, softmax_loss, squared_lo
 
 NAME = "mlp"
 _LOSSES = {"softmax": softmax_loss, "squared": squared_loss}
-_BLOCK = 2048  # examples per block of an evaluation
+_BLOCK = 2048  # examples per block of an evaluation; fewer where so many take more than the bytes below
+_BLOCK_BYTES = 256 << 20
+_LEAST_VECTORS = 3  # initial values, a replica's parameters and their gradient
+_DRAWN = 1 << 20  # initial values at a time
 
 
 class MLP:
@@ -102,6 +105,8 @@ class MLP:
         self._set_scaling(scale, standardize)
         self._difficulty = None if difficulty is None else _read_difficulty(difficulty, kept, len(self._train))
         self.sizes = [pairs[0]["x"].shape[1], *hidden, outputs]
+        #: What decides the number of parameters, for messages.
+        self.model_size = f"[task] hidden = {hidden}" + (f", classes = {classes}" if classes is not None else "")
         self.layers = [Layer(f"layer{k}", activation, batch_norm, dropout) for k in range(1, len(hidden) + 1)]
         self.layers.append(Layer("output", "none"))
         self.averaged = tuple(
@@ -129,11 +134,13 @@ class MLP:
     def parameters(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Initial values: ``layer1.weight`` (inputs, outputs), ``layer1.bias`` (outputs,), ..., ``output.weight``; with
         batch_norm ``layer1.scale``, ``.shift``, ``.mean`` and ``.variance`` instead of the bias."""
+        connections = sum((inputs + 1) * outputs for inputs, outputs in zip(self.sizes, self.sizes[1:], strict=False))
+        checks.fits(connections, _LEAST_VECTORS, self.dtype, NAME, self.model_size)
         found: dict[str, np.ndarray] = {}
         he = self.init == "he" or (self.init == "auto" and self.activation == "relu")
         for layer, inputs, outputs in zip(self.layers, self.sizes, self.sizes[1:], strict=False):
             deviation = np.sqrt(2 / (inputs if he else inputs + outputs))
-            found[f"{layer.name}.weight"] = (rng.standard_normal((inputs, outputs)) * deviation).astype(self.dtype)
+            found[f"{layer.name}.weight"] = _normal(rng, (inputs, outputs), deviation, self.dtype)
             constants = {"scale": 1, "shift": 0, "mean": 0, "variance": 1} if layer.normalise else {"bias": 0}
             for name, value in constants.items():
                 found[f"{layer.name}.{name}"] = np.full(outputs, value, self.dtype)
@@ -172,8 +179,13 @@ class MLP:
     def outputs(self, parameters: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The network's outputs (n, outputs) in evaluation mode: logits or reals."""
         x = inputs["x"]
-        blocks = [self._forward(parameters, x[k : k + _BLOCK], None)[-1].outputs for k in range(0, len(x), _BLOCK)]
+        block = max(min(_BLOCK, _BLOCK_BYTES // self.working_bytes(1)), 1)
+        blocks = [self._forward(parameters, x[k : k + block], None)[-1].outputs for k in range(0, len(x), block)]
         return np.concatenate(blocks)
+
+    def working_bytes(self, examples: int) -> int:
+        """Memory that the outputs of all layers take for a batch of so many examples."""
+        return examples * sum(self.sizes[1:]) * self.dtype.itemsize
 
     def measure(self, parameters: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> dict[str, float]:
         """``loss`` and ``accuracy`` (softmax) or ``rmse`` (squared), means over the batch in evaluation mode."""
@@ -241,6 +253,16 @@ class MLP:
             raise DataError(
                 f"{NAME}: {path}: must have {self.sizes[0]} inputs per example as train has, got {x.shape[1]}"
             )
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, int], deviation: float, dtype: np.dtype) -> np.ndarray:
+    """Drawn in float64 as a whole matrix would be, but some rows at a time: the draws are twice as large as the result."""
+    found = np.empty(shape, dtype)
+    rows = max(_DRAWN // shape[1], 1)
+    for first in range(0, shape[0], rows):
+        part = found[first : first + rows]
+        part[...] = rng.standard_normal(part.shape) * deviation
+    return found
 
 
 def _read(

@@ -11,7 +11,7 @@ from ps.rows import Rows
 from worker.data.dataset import CsrBatch, CsrDataset
 from worker.data.sparsity import Sparsity, sparsity
 from worker.data.split import split
-from worker.data.svmlight import read_svmlight
+from worker.data.svmlight import read_svmlight, widest
 from worker.locking import Locking
 from worker.tasks import checks, sparse_kernels
 from worker.tasks.classes import classes_of, require_known
@@ -19,6 +19,7 @@ from worker.tasks.ranking import auc
 from worker.tasks.sparse_kernels import LOSSES, NO_BIAS
 
 NAME = "sparse_linear"
+_LEAST_VECTORS = 3  # the weights, the features' degrees, and these inverted
 
 
 class SparseLinear:
@@ -111,6 +112,12 @@ class SparseLinear:
         if features is not None:
             checks.integer(features, self.features, NAME, "features", "the data have that many")
             self.features = features
+        #: What decides the number of parameters, for messages.
+        self.model_size = f"[data] features = {self.features}" if features is not None else ""
+        if features is None and self.features:
+            name, file = (train, read) if read.features == self.features else (test, other)
+            self.model_size = f"{name}, {widest(file)}"
+        checks.fits(self.features, _LEAST_VECTORS, self.dtype, NAME, self.model_size)
         if self.features == 0:
             raise DataError(f"{NAME}: {train}: no example has any feature")
         if self.classes is not None:

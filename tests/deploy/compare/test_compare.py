@@ -158,6 +158,7 @@ def test_default_folders_are_numbered(job, tmp_path):
         ([], "something to vary"),
         (["--vary", "strategy=easdg"], "did you mean 'easgd'"),
         (["--vary", "workers=1", "--repeats", "0"], "--repeats must be >= 1"),
+        (["--vary", "workers=1", "--repeats", "10000000000"], "--repeats must be >= 1 and <= 1000, got 10000000000"),
         (["--vary", "workers=1", "--target", "rmse=low"], "METRIC=NUMBER"),
         (["--vary", "workers=1", "--backend", "cloud"], "backend"),
         (["--vary", "workers=1", "--out", "."], "not empty"),

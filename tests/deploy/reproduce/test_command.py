@@ -143,7 +143,8 @@ def test_list_runs_nothing(tmp_path, capsys):
         (["Z1x"], "did you mean 'Z1'?"),
         ([], "reproduce needs a claim"),
         (["Z1", "--all"], "got both"),
-        (["Z1", "--seeds", "0"], "--seeds must be >= 1, got 0"),
+        (["Z1", "--seeds", "0"], "--seeds must be >= 1 and <= 1000, got 0"),
+        (["Z1", "--seeds", "1000000000000"], "--seeds must be >= 1 and <= 1000, got 1000000000000"),
         (["Z1", "--out", "/dev/null/x"], "--out /dev/null/x: cannot be made"),
     ],
 )
