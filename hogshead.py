@@ -100,11 +100,12 @@ def train(
       HogsheadError: the run failed; what it had reached is in its run directory.
     """
     from deploy.launchers import run as run_job
+    from deploy.output import lenient_output
     from deploy.progress import Observer as Silent
     from deploy.progress import observer_for
 
     resolved = _resolved(job, set, run, resume, sections)
-    with observer or (Silent() if quiet else observer_for(resolved)) as seen_by:
+    with lenient_output(), observer or (Silent() if quiet else observer_for(resolved)) as seen_by:
         result = run_job(resolved, seen_by)
     if result.error is not None:
         raise result.error

@@ -12,10 +12,13 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from deploy.client.arguments import add_client_commands
 from deploy.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from deploy.interruption import termination_as_interrupt
+from deploy.output import drop, lenient_errors, lenient_output, open_closed_streams
 from deploy.service.arguments import add_serve
 from ps.errors import HogsheadError, UsageError, meant, nearest
 
@@ -76,13 +79,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (the process's own if None) and return its exit code; never raises."""
     for name in THREAD_SETTINGS:  # must stand in the environment before numpy is imported
         os.environ.setdefault(name, "1")
+    open_closed_streams()
     _print_any_path()
+    with lenient_errors():
+        code = _run(argv)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            drop(sys.stdout)  # the interpreter's last flush would fail, too
+            if code == DONE and not isinstance(error, BrokenPipeError):
+                print(f"hogshead: standard output cannot be written: {error.strerror}", file=sys.stderr)
+            return code or FAILED
+        except ValueError:  # it was closed, after all that there was to say
+            return code
+        return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        arguments = parser().parse_args(argv)
-        code = arguments.command(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone can be handled
-        return code
+        with termination_as_interrupt():
+            arguments = parser().parse_args(argv)
+            return arguments.command(arguments)
     except SystemExit as error:  # --help and --version
         return error.code if isinstance(error.code, int) else DONE
     except KeyboardInterrupt:
@@ -91,9 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), WRONG_USAGE, debug)
     except HogsheadError as error:
         return _complain(str(error), FAILED, debug)
-    except BrokenPipeError:
-        # The reader (`| head`) has gone: nothing more can be said to it, also not by the interpreter's last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (`| head`) has gone, and with it what the command is for
+        drop(sys.stdout)
         return FAILED
     except MemoryError:
         return _complain("out of memory; use fewer workers, or a smaller model or data set", FAILED, debug)
@@ -157,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands) -> None:
-    train = _add(commands, "train", "train a model", "train")
+    train = _add(commands, "train", "train a model", "train", lasts=True)
     train.add_argument("job", nargs="?", metavar="JOB", help="job file (TOML); may be left out with --resume")
     train.add_argument(
         "--set",
@@ -222,7 +239,8 @@ def _add_compare(commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     from deploy.compare.command import compare
 
-    return compare(arguments)
+    with lenient_output():
+        return compare(arguments)
 
 
 def _add_timeline(commands) -> None:
@@ -236,7 +254,7 @@ def _add_timeline(commands) -> None:
 
 def _add_reproduce(commands) -> None:
     what = "show that the algorithms do what their papers claim"
-    reproduce = _add(commands, "reproduce", what, "run", "deploy.reproduce.command")
+    reproduce = _add(commands, "reproduce", what, "run", "deploy.reproduce.command", lasts=True)
     reproduce.add_argument("claims", nargs="*", metavar="CLAIM", help="names of claims, e.g. A1 beale; see --list")
     reproduce.add_argument("--all", action="store_true", help="every claim")
     reproduce.add_argument("--list", action="store_true", help="show the claims, and stop")
@@ -254,18 +272,25 @@ def _add_doctor(commands) -> None:
     doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
-def _add(commands, name: str, help: str, function: str, module: str = "deploy.commands") -> argparse.ArgumentParser:
+def _add(
+    commands, name: str, help: str, function: str, module: str = "deploy.commands", lasts: bool = False
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
-    command.set_defaults(command=_lazy(function, module))
+    command.set_defaults(command=_lazy(function, module, lasts))
     return command
 
 
-def _lazy(function: str, module: str) -> Callable[[argparse.Namespace], int]:
-    """A command that is imported when it runs: parsing must not wait for numpy."""
+def _lazy(function: str, module: str, lasts: bool) -> Callable[[argparse.Namespace], int]:
+    """A command that is imported when it runs: parsing must not wait for numpy.
+
+    Args:
+      lasts: what it does outlives its output, as training does.
+    """
 
     def call(arguments: argparse.Namespace) -> int:
-        return getattr(importlib.import_module(module), function)(arguments)
+        with lenient_output() if lasts else nullcontext():
+            return getattr(importlib.import_module(module), function)(arguments)
 
     return call
 

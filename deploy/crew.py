@@ -122,6 +122,16 @@ class Crew:
             member.finished |= message["kind"] == "finished"
             yield message
 
+    def kill(self, key: int) -> None:
+        """Kill a process, whatever it is doing; ``poll`` tells of its death."""
+        member = self.members.get(key)
+        if member is not None:
+            member.process.kill()
+
+    def replica_of(self, process: int | None) -> int | None:
+        """The replica that a process id belongs to, or None."""
+        return next((key for key, member in self.members.items() if member.process.pid == process), None)
+
     def workers(self) -> list[int]:
         """Replicas whose process lives."""
         return [key for key in self.members if key != EVALUATOR]

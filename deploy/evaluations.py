@@ -76,6 +76,11 @@ class Evaluations:
         first = 0 if self._setup.epoch_ends is None else OF_WORKERS + 1
         return [index for index in range(first, SNAPSHOTS) if index not in used]
 
+    def again(self) -> None:
+        """Hand all that is not answered to the evaluator once more: it is a new one."""
+        for _, snapshot, _ in self._under_way:
+            self._crew.tell(EVALUATOR, "evaluate", snapshot=snapshot)
+
     def answered(self, metrics: dict[str, float]) -> tuple[int, dict[str, Any]]:
         """Take the answer to the oldest request: its epoch and its record."""
         epoch, snapshot, facts = self._under_way.popleft()

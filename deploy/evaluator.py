@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from multiprocessing.connection import Connection
 
@@ -10,8 +9,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from deploy.setup import Setup
-from deploy.worker_process import die_with_parent, receive, send
-from ps.errors import HogsheadError, UsageError
+from deploy.worker_loop import error_fields
+from deploy.worker_process import die_with_parent, ignore_interrupts, receive, send
 from worker.randomness import OF_EVALUATOR, seed_globals
 from worker.task_calls import TaskCalls, call_task, numbers
 
@@ -21,8 +20,7 @@ VALIDATION_BATCH = 1024
 def evaluator_main(setup: Setup, connection: Connection) -> None:
     """Entry point: answers each ``evaluate`` (number of a snapshot) with ``evaluated`` or ``error``."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ignore_interrupts()
     setup.task.rng = np.random.default_rng([setup.job.seed, 3])
     seed_globals(setup.job.seed, *OF_EVALUATOR)
     with threadpool_limits(1):
@@ -31,8 +29,8 @@ def evaluator_main(setup: Setup, connection: Connection) -> None:
             started = time.perf_counter()
             try:
                 metrics = evaluate(setup, setup.arrays["snapshots"][message["snapshot"]])
-            except (HogsheadError, UsageError) as error:
-                send(connection, "error", type=type(error).__name__, message=str(error))
+            except Exception as error:
+                send(connection, "error", **error_fields(error))
                 continue
             send(connection, "evaluated", metrics=metrics, seconds=time.perf_counter() - started)
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from deploy.job import Job
 from ps import errors
-from ps.errors import HogsheadError, TaskError, UsageError
+from ps.errors import HogsheadError, TaskError, UsageError, shortened
 from ps.rules.base import UpdateRule
 
 Arrays = Mapping[str, np.ndarray]
@@ -54,6 +54,9 @@ def in_child(function: Callable[[], Arrays]) -> dict[str, np.ndarray]:
     theirs.close()
     try:
         answer, arrays = json.loads(ours.recv_bytes()), ours.recv_bytes()
+    except KeyboardInterrupt:
+        process.kill()
+        raise
     except EOFError:
         process.join()
         raise TaskError(f"the task, tried out in a process of its own, {_end(process.exitcode)}") from None
@@ -67,7 +70,8 @@ def in_child(function: Callable[[], Arrays]) -> dict[str, np.ndarray]:
 
 
 def _answer(function: Callable[[], Arrays], connection: Connection) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # end in silence: the launcher says what happened
+        signal.signal(number, signal.SIG_DFL)
     arrays: Arrays = {}
     try:
         arrays = function()
@@ -77,7 +81,7 @@ def _answer(function: Callable[[], Arrays], connection: Connection) -> None:
         known = type(found).__name__ if hasattr(errors, type(found).__name__) else "TaskError"
         answer, arrays = {"type": known, "message": str(found)}, {}
     except Exception as found:
-        answer, arrays = {"type": "TaskError", "message": f"{type(found).__name__}: {found}"}, {}
+        answer, arrays = {"type": "TaskError", "message": f"{type(found).__name__}: {shortened(str(found))}"}, {}
     else:
         answer = {"names": list(arrays)}  # safetensors does not keep their order, which is the layout's
     connection.send_bytes(json.dumps(answer).encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from deploy.result import Result
 from deploy.run_directory import RunDirectory
 from deploy.summary import summarise
 from deploy.timetable import Timetable
+from deploy.watchdog import Watchdog
 from ps.checkpoint import Checkpoint, Writer
 from ps.errors import (
     HogsheadError,
@@ -32,12 +34,16 @@ from ps.errors import (
     TaskError,
     UsageError,
     WorkerError,
+    shortened,
 )
 from worker import effects as c
 from worker.coordinator import Coordinator, Plan
 from worker.stopping import counted
 
 PROGRESS_S = 0.25
+STOP_S, FLUSH_S = 10.0, 60.0  # for a worker that does not move, when the run is to end at once, or has done its work
+STEPS_S = 3.0  # times the longest step so far, where that is more
+_LINE = 300  # characters of an error in an event
 
 
 class AnyCrew(Protocol):
@@ -47,6 +53,7 @@ class AnyCrew(Protocol):
     def start_evaluator(self) -> None: ...
     def tell(self, key: int, kind: str, **fields: Any) -> None: ...
     def poll(self, timeout_s: float) -> Any: ...
+    def kill(self, key: int) -> None: ...
     def workers(self) -> list[int]: ...
     def end(self) -> None: ...
 
@@ -60,6 +67,7 @@ class AnyEvaluations(Protocol):
 
     def is_current(self) -> bool: ...
     def request(self, epoch: int, facts: dict[str, Any]) -> None: ...
+    def again(self) -> None: ...
     def answered(self, metrics: dict[str, float]) -> tuple[int, dict[str, Any]]: ...
 
 
@@ -98,8 +106,15 @@ class Launcher:
         self._started = time.perf_counter()
         self._timetable = Timetable({}, 0.0)
         self._saved: dict[int, dict[str, Any]] = {}
+        self._saves = 0  # checkpoints begun
+        self._asked: set[int] = set()  # to hold still for the one under way
         self._saving = self._save_is_due = False
         self._finished: set[int] = set()
+        self._stopping = self._ending = False
+        self._watchdog = Watchdog()
+        self._killed: dict[int, str] = {}  # why, of those that were killed here
+        self._answers = 0  # of the evaluator
+        self._evaluator_deaths = 0  # in a row
 
     # -- what a launcher fills in -------------------------------------------------------------------------------------
 
@@ -126,6 +141,10 @@ class Launcher:
 
     def _bury(self, replica: int) -> None:
         """Free what a dead replica held."""
+
+    def _holders(self) -> set[int]:
+        """Replicas that hold what others may be waiting for."""
+        return set()
 
     def _start_facts(self) -> dict[str, Any]:
         """For the observer."""
@@ -188,23 +207,54 @@ class Launcher:
             self._save_what_there_is()
             return
         if not self.interrupted:
-            self._keep_what_is_accrued()
+            self._unless_interrupted(self._keep_what_is_accrued)
         for replica in self.crew.workers():
             self.crew.tell(replica, "stop", flush=not self.interrupted)
-        while not set(self.crew.workers()) <= self._finished:
-            self._turn(PROGRESS_S)
+        self._stopping = True
+        self._unless_interrupted(self._await_workers)
         self._report_progress()
         self.monitor.end_epoch()  # of an epoch that a bound has cut short
         require_finite(self._result_vector(), self.setup.dataset)
-        if not self.interrupted:
-            if not self.evaluations.is_current():
-                self._evaluate(self.coordinator.ended - 1)
-            while self.evaluations.pending:
-                self._turn(PROGRESS_S)
-        self._checkpoint(final=True)
+        try:
+            self._unless_interrupted(self._evaluate_result)
+        except (TaskError, WorkerError, UsageError):
+            self._save_result()
+            raise
+        self._save_result()
+        self._ending = True
         for replica in self.crew.workers():
             self.crew.tell(replica, "end")
         while self.crew.workers():
+            self._turn(PROGRESS_S)
+
+    def _unless_interrupted(self, stage: Callable[[], None]) -> None:
+        """Run a stage of the end; the first ^C ends only that stage, and the result is saved all the same."""
+        try:
+            stage()
+        except KeyboardInterrupt:
+            if self.interrupted:
+                raise
+            self.interrupted = True
+
+    def _save_result(self) -> None:
+        try:
+            self._checkpoint(final=True)
+        except KeyboardInterrupt:
+            if self.interrupted:
+                raise
+            self.interrupted = True
+            self._checkpoint(final=True)
+
+    def _await_workers(self) -> None:
+        while not set(self.crew.workers()) <= self._finished:
+            self._turn(PROGRESS_S)
+
+    def _evaluate_result(self) -> None:
+        if self.interrupted:
+            return
+        if not self.evaluations.is_current():
+            self._evaluate(self.coordinator.ended - 1)
+        while self.evaluations.pending:
             self._turn(PROGRESS_S)
 
     def _conclude(self) -> Result:
@@ -237,11 +287,18 @@ class Launcher:
 
     def _turn(self, timeout_s: float) -> None:
         """Wait for something to happen and deal with it."""
-        for key, message in self.crew.poll(timeout_s):
-            self._handle(key, message)
+        self._listen(timeout_s)
         self._carry_out()
         self._keep_time()
         self._carry_out()
+
+    def _listen(self, timeout_s: float) -> None:
+        """Take messages; see to the bound on time and to processes that do not move, also while something is waited for."""
+        for key, message in self.crew.poll(timeout_s):
+            self._handle(key, message)
+        self._watch()
+        if self.job.stop.seconds is not None and self._seconds() >= self.job.stop.seconds:
+            self.coordinator.finish(counted(self.job.stop.seconds, "second"), at_once=True)
 
     def _handle(self, key: int, message: dict[str, Any]) -> None:
         kind = message["kind"]
@@ -252,11 +309,17 @@ class Launcher:
         elif kind == "done":
             self._effects.extend(self.coordinator.done(key, message["range"]))
         elif kind == "saved":
-            self._saved[key] = message
+            if message["number"] == self._saves:  # not for a checkpoint that went without it
+                self._saved[key] = message
         elif kind == "finished":
             self._finished.add(key)
         elif kind == "died":
-            self._handle_death(key, message)
+            self._handle_death(key, self._explained(key, message))
+
+    def _explained(self, key: int, message: dict[str, Any]) -> dict[str, Any]:
+        """The message of a death, with the reason where this launcher has it."""
+        reason = self._killed.pop(key, None)
+        return message if reason is None else {**message, "message": reason}
 
     def _handle_death(self, replica: int, message: dict[str, Any]) -> None:
         self.deaths += 1
@@ -264,7 +327,7 @@ class Launcher:
         self._bury(replica)
         lines = message["message"].splitlines()
         first_line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
-        self._event("worker_died", f"worker {replica}: {first_line}", worker=replica)
+        self._event("worker_died", f"worker {replica}: {shortened(first_line, _LINE)}", worker=replica)
         if message["fatal"]:
             kinds = {kind.__name__: kind for kind in (MemoryShortage, NonFiniteError, UsageError)}
             kind = kinds.get(message["type"], WorkerError)
@@ -275,7 +338,10 @@ class Launcher:
         if message["kind"] == "error":
             raise TaskError(message["message"])
         if message["kind"] == "died":
-            raise WorkerError(f"the evaluator: {message['message']}")
+            self._replace_evaluator(self._explained(EVALUATOR, message)["message"])
+            return
+        self._answers += 1
+        self._evaluator_deaths = 0
         epoch, record = self.evaluations.answered(message["metrics"])
         self.directory.record(record)
         self.observer.evaluation(record)
@@ -283,6 +349,16 @@ class Launcher:
         guess = None if self.coordinator.goal is None else self.coordinator.goal.guess()
         if guess is not None:
             self._event("metric", guess)
+
+    def _replace_evaluator(self, died: str) -> None:
+        """Start another, which measures what is not answered; unless they keep dying."""
+        self._evaluator_deaths += 1
+        self._event("evaluator_died", f"the evaluator: {shortened(died, _LINE)}")
+        if self._evaluator_deaths > self.job.workers.max_restarts:
+            times = "" if self._evaluator_deaths == 1 else f" {self._evaluator_deaths} times in a row"
+            raise WorkerError(f"the evaluator died{times}: {died}")
+        self.crew.start_evaluator()
+        self.evaluations.again()
 
     def _carry_out(self) -> None:
         while self._effects:
@@ -358,8 +434,6 @@ class Launcher:
             self._save_is_due = self.setup.rounds
             if not self._save_is_due:
                 self._checkpoint()
-        if self.job.stop.seconds is not None and now >= self.job.stop.seconds:
-            self.coordinator.finish(counted(self.job.stop.seconds, "second"), at_once=True)
 
     def _report_progress(self) -> None:
         done = self.monitor.counts()["examples"]
@@ -377,6 +451,55 @@ class Launcher:
         self.directory.record(record)
         self.observer.event(record)
 
+    # -- processes that do not move -----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Name processes that should move and do not; kill them where the job says so, or where the end waits for them."""
+        if not self._watchdog.look(time.perf_counter(), self._beats):
+            return
+        limit = self.job.workers.stuck_seconds
+        for key, seconds in self._watchdog.to_tell().items():
+            remedy = "" if limit else "; [workers] stuck_seconds = N has it replaced after N seconds"
+            self._event("stuck", f"{_name(key)} has not moved for {seconds:.0f} s{remedy}", worker=key)
+        if limit is not None:
+            self._kill(self._watchdog.stuck(limit), f"[workers] stuck_seconds = {limit:g}")
+        if self._stopping:
+            self._kill(self._not_moving() - {EVALUATOR}, "the run was to end")
+
+    def _kill(self, stuck: set[int], why: str) -> None:
+        """Kill those that hold what others wait for; without any, all: none waits for another."""
+        if not stuck:
+            return
+        for key in stuck & self._holders() or stuck:
+            self._killed[key] = f"did not move for {self._watchdog.still[key]:.0f} s and was killed ({why})"
+            self.crew.kill(key)
+        self._watchdog.forgive()
+
+    def _not_moving(self) -> set[int]:
+        """Those that nothing is to wait for any longer."""
+        ends = self.coordinator.finished
+        patience_s = STOP_S if ends is None or ends.at_once else FLUSH_S
+        return self._watchdog.stuck(max(patience_s, STEPS_S * self._watchdog.longest))
+
+    def _beats(self) -> dict[int, Any]:
+        """What changes as a process moves, of those that have something to do."""
+        beats: dict[int, Any] = {
+            replica: (self.incarnations[replica], self.monitor.heartbeat(replica))
+            for replica in self.crew.workers()
+            if self._has_to_move(replica)
+        }
+        if self.evaluations.pending:
+            beats[EVALUATOR] = self._answers
+        return beats
+
+    def _has_to_move(self, replica: int) -> bool:
+        if self._saving and replica in self._asked:
+            return replica not in self._saved
+        if self._stopping:
+            return self._ending or replica not in self._finished
+        member = self.coordinator.members[replica]
+        return not member.joined or bool(member.ranges)
+
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def _evaluate_end(self, epoch: int) -> None:
@@ -385,10 +508,16 @@ class Launcher:
 
     def _evaluate(self, epoch: int) -> None:
         """Have the center evaluated as it is now, once the evaluator has room."""
+        training = self.coordinator.finished is None
         while self.evaluations.full:
-            for key, message in self.crew.poll(PROGRESS_S):
-                self._handle(key, message)
+            self._listen(PROGRESS_S)
+            if training and self.coordinator.finished is not None:
+                return  # the result is evaluated anyway
         self.evaluations.request(epoch, self._evaluation_facts())
 
     def _evaluation_facts(self) -> dict[str, Any]:
         return {"seconds": self._seconds(), **self.monitor.counts(), "train_loss": self.monitor.train_loss}
+
+
+def _name(key: int) -> str:
+    return "the evaluator" if key == EVALUATOR else f"worker {key}"

@@ -195,7 +195,8 @@ class Mirror:
 
 def upload_all(url: str, keep: int) -> None:
     """The process that uploads: a path a line on standard input, what became of it a line on standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its launcher decides, and closes standard input
+        signal.signal(number, signal.SIG_IGN)
     with remote.private_output() as answers:
         for line in sys.stdin:
             start = time.monotonic()

@@ -102,6 +102,10 @@ class Monitor:
         totals = self._totals()
         return {"examples": totals["examples"], "steps": totals["steps"]}
 
+    def heartbeat(self, worker: int) -> int:
+        """A number that rises as long as a worker does anything."""
+        return self._columns["heartbeat"].item(worker)
+
     @property
     def updates(self) -> int:
         """Changes made to the center."""

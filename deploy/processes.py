@@ -97,19 +97,19 @@ class Processes(Launcher):
 
     def run(self) -> Result:
         """From the first worker to the summary."""
-        try:
-            if self.job.resume:
-                self._restore()
-            with self._interruption:
+        if self.job.resume:
+            self._restore()
+        with self._interruption:  # also around the summary: a second signal must not end the run without one
+            try:
                 self._guarded(self._train)
                 self._guarded(self._wind_up)
-        finally:
-            self.crew.end()
-            if self._unpushed is not None:
-                self.writer.abandon(self._unpushed.partial)  # renamed, if all went well
-        if self._recording is not None:
-            self._guarded(lambda: self._recording.finish(trace_facts(self.job), self.setup.state.shards))
-        return self._conclude()
+            finally:
+                self.crew.end()
+                if self._unpushed is not None:
+                    self.writer.abandon(self._unpushed.partial)  # renamed, if all went well
+            if self._recording is not None:
+                self._guarded(lambda: self._recording.finish(trace_facts(self.job), self.setup.state.shards))
+            return self._conclude()
 
     def _start_workers(self) -> None:
         if self.setup.epoch_ends is not None:
@@ -150,6 +150,10 @@ class Processes(Launcher):
     def _bury(self, replica: int) -> None:
         self.setup.locking(replica).release_dead(replica)
 
+    def _holders(self) -> set[int]:
+        processes = [shard.lock.holder() for shard in self.setup.state.shards]
+        return {self.crew.replica_of(process) for process in processes} | self.setup.locking(0).holders()
+
     def _start_facts(self) -> dict[str, Any]:
         return start_facts(self.setup, self.directory.path, self.coordinator)
 
@@ -189,7 +193,9 @@ class Processes(Launcher):
             path = write_checkpoint(
                 self.writer, partial, self.setup, moment.shards, moment.replicas, moment.state, moment.described
             )
-            self._event("checkpoint", f"saved {path.name}", path=str(path))
+            late = sorted(set(self.crew.workers()) - set(self._saved))
+            without = f" without {', '.join(f'worker {replica}' for replica in late)}: no answer" if late else ""
+            self._event("checkpoint", f"saved {path.name}{without}", path=str(path))
         except CheckpointError as error:
             self._let_go()
             if partial is not None:
@@ -197,6 +203,11 @@ class Processes(Launcher):
             if final:
                 raise
             self._event("checkpoint_failed", str(error))
+        except KeyboardInterrupt:
+            self._let_go()
+            if partial is not None:
+                self.writer.abandon(partial)
+            raise
         finally:
             self._saving = False
 
@@ -212,10 +223,16 @@ class Processes(Launcher):
         self._saving = True
         partial = self.writer.begin()
         try:
-            moment = self._collect(partial)  # the message to stop lets the replicas go on
+            moment = self._collect(partial)
         except CheckpointError:
             self.writer.abandon(partial)
             raise
+        except KeyboardInterrupt:
+            self.writer.abandon(partial)
+            self._let_go()
+            self._saving = False
+            raise
+        self._asked = set()  # the message to stop lets them go on
         if any(scalars["accrued_count"] for scalars in moment.replicas.values()):
             self._unpushed = moment
         else:
@@ -223,13 +240,14 @@ class Processes(Launcher):
             self._saving = False
 
     def _collect(self, partial: Path) -> _Moment:
+        self._saves += 1
         self._saved = {}
-        asked = set(self.crew.workers())
-        for replica in asked:
-            self.crew.tell(replica, "save", folder=str(partial))
-        while not (asked & set(self.crew.workers())) <= set(self._saved):
-            for key, message in self.crew.poll(PROGRESS_S):
-                self._handle(key, message)
+        # A worker that does not move is left out: what it holds is done once more. Its mail must not pile up either.
+        self._asked = set(self.crew.workers()) - self._not_moving()
+        for replica in self._asked:
+            self.crew.tell(replica, "save", folder=str(partial), number=self._saves)
+        while not (self._asked & set(self.crew.workers())) - self._not_moving() <= set(self._saved):
+            self._listen(PROGRESS_S)
         failures = [answer["failure"] for answer in self._saved.values() if answer["failure"]]
         if failures:
             raise CheckpointError(failures[0])
@@ -246,8 +264,9 @@ class Processes(Launcher):
 
     def _let_go(self) -> None:
         """Let those who hold still for a checkpoint go on."""
-        for replica in self._saved:
+        for replica in self._asked:
             self.crew.tell(replica, "go")
+        self._asked = set()
 
     def _restore(self) -> None:
         checkpoint = Checkpoint.newest(self.directory.checkpoint)

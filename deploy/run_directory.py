@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from deploy.interruption import held_back
 from deploy.sinks import Events, Sink, check_sinks, open_sinks
 from ps.errors import RunDirectoryError
 
@@ -61,6 +62,18 @@ class RunDirectory:
           UsageError, CheckpointError: the job's ``[checkpoint] url`` cannot be used.
         """
         check_sinks(job)
+        directory = None
+        try:
+            with held_back():  # one that is half made would refuse the next run of its name
+                directory = cls._made(job, on_event)
+        except KeyboardInterrupt as interrupt:
+            if directory is not None:
+                directory.__exit__(type(interrupt), interrupt, None)
+            raise
+        return directory
+
+    @classmethod
+    def _made(cls, job: Job, on_event: Callable[[Mapping[str, Any]], None] | None) -> RunDirectory:
         try:
             path = Path(job.run).expanduser().resolve() if job.run else numbered(job.name)
             if job.resume and not path.is_dir():
@@ -163,14 +176,20 @@ class RunDirectory:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Release the lock; a new directory in which an error came before anything was recorded is taken back."""
-        untouched = kind is not None and not self.resumed and self._metrics.tell() == 0
+        try:
+            with held_back():
+                if kind is not None and not self.resumed and self._metrics.tell() == 0:
+                    self._take_back()
+        finally:
+            self.close()
+
+    def _take_back(self) -> None:
         visible = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
-        if untouched and visible <= {"job.toml", "metrics.jsonl"}:
+        if visible <= {"job.toml", "metrics.jsonl"}:
             for name in ("job.toml", "metrics.jsonl", LOCK_FILE):
                 (self.path / name).unlink(missing_ok=True)
             with suppress(OSError):  # who started the run on a cluster has something hidden there, and takes it back
                 self.path.rmdir()
-        self.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:

@@ -98,6 +98,12 @@ class WorkersSection(Section):
     )
     follow: bool = key(True, help="ray: alpha = beta / p follows the number of workers; false: p is the highest")
     max_restarts: int = key(3, help="deaths of one worker, or at the same examples, before the job stops", at_least=0)
+    stuck_seconds: float | None = key(
+        None,
+        help="seconds without a step, or in one evaluation, after which a process is replaced; longer than the slowest",
+        above=0,
+        example=300,
+    )
     transfers: str = key(
         "auto",
         help="where pulls and pushes run (auto: inline for one worker; inline where workers wait for each other)",

@@ -14,7 +14,7 @@ import numpy as np
 
 from deploy.blueprint import Blueprint
 from deploy.memory import worker_words
-from ps.errors import HogsheadError, NonFiniteError, UsageError
+from ps.errors import HogsheadError, NonFiniteError, UsageError, shortened
 from worker.driver import Driver, Work
 from worker.effects import Range
 from worker.randomness import restore_globals, seed_globals
@@ -50,7 +50,11 @@ def error_fields(error: Exception, setup: Blueprint | None = None) -> dict[str, 
 
     expected = isinstance(error, (HogsheadError, UsageError))
     text = str(error) if expected else "".join(traceback.format_exception(error)).rstrip()
-    return {"type": type(error).__name__, "message": text, "fatal": isinstance(error, (NonFiniteError, UsageError))}
+    return {
+        "type": type(error).__name__,
+        "message": shortened(text),
+        "fatal": isinstance(error, (NonFiniteError, UsageError)),
+    }
 
 
 def new_replica(setup: Blueprint, replica: int, incarnation: int) -> Replica:
@@ -155,6 +159,7 @@ class WorkerLoop:
 
     def between_steps(self) -> None:
         """Take messages that have come in; called after each step and while waiting for others."""
+        self.statistics.heartbeat += 1
         while self.has_mail():
             self.handle(self.receive())
 

@@ -51,6 +51,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def ignore_interrupts() -> None:
+    """Leave ^C, SIGTERM and SIGHUP, which may go to the whole process group, to the launcher."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def worker_main(setup: Setup, replica_id: int, incarnation: int, connection: Connection, restored: Any = None) -> None:
     """Entry point of a forked worker process.
 
@@ -58,8 +64,7 @@ def worker_main(setup: Setup, replica_id: int, incarnation: int, connection: Con
       restored: (arrays, scalars) of this replica from a checkpoint, or None to start from the center.
     """
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the launcher decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ignore_interrupts()
     with threadpool_limits(1):
         worker = None
         try:
@@ -150,9 +155,9 @@ class _Worker(WorkerLoop):
 
     def handle_more(self, message: dict[str, Any]) -> None:
         if message["kind"] == "save":
-            self._save(Path(message["folder"]))
+            self._save(Path(message["folder"]), message["number"])
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, number: int) -> None:
         """Write this replica's state; hold still until the launcher has copied the shards."""
         self.driver.settle()
         try:
@@ -162,6 +167,6 @@ class _Worker(WorkerLoop):
             failure = str(error)
         work = self.queue[0] if self.queue else None
         at_hand = (work.id, work.position) if work else (-1, 0)
-        self.send("saved", failure=failure, scalars=self.replica.scalars(), at_hand=at_hand)
+        self.send("saved", number=number, failure=failure, scalars=self.replica.scalars(), at_hand=at_hand)
         while (message := self.receive())["kind"] != "go":
             self.handle(message)

@@ -80,6 +80,18 @@ class TransportError(HogsheadError):
     """A link to a shard failed."""
 
 
+MOST_TEXT = 4000
+
+
+def shortened(text: str, most: int = MOST_TEXT) -> str:
+    """``text`` with its middle left out where it has more than ``most`` characters; the end of an error says more."""
+    if len(text) <= most:
+        return text
+    head = most // 4
+    tail = most - head
+    return f"{text[:head]} … {len(text) - most:,} characters left out … {text[-tail:]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'tau'?"`` for the known word most like ``word``, else the sorted list of what there is."""
     known = sorted(known)

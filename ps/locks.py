@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 import threading
 from pathlib import Path
 from typing import Protocol
 
 from ps.errors import TransportError
 from ps.segment import FOLDER, new_file
+
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 
 
 class Lock(Protocol):
@@ -91,6 +94,12 @@ class RobustLock:
             fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, self._index)
         finally:
             self._threads.release()
+
+    def holder(self) -> int | None:
+        """Id of the other process that holds the lock now, or None."""
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, self._index, 1, 0)
+        kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(self._file.descriptor, fcntl.F_GETLK, asked))
+        return None if kind == fcntl.F_UNLCK else process
 
     def _taken(self) -> bool:
         """Wait for the file's lock.

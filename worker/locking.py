@@ -53,6 +53,14 @@ class Locking:
         owners = {PER_VARIABLE: lockables, GLOBAL: 1}.get(mode, 1)
         return {"owners": ((owners,), "int32"), "turn": ((1,), "int64"), "order": ((workers,), "int64")}
 
+    def holders(self) -> set[int]:
+        """Workers that others wait for, or may come to wait for: owners of locks, and the one whose turn it is."""
+        held = {int(owner) - 1 for owner in self.owners[self.owners > 0]}
+        if self.mode == ROUND_ROBIN:
+            bearer = int(self.turn[0] >> 1) % self.order.size
+            held |= {bearer} if self.order[bearer] else set()
+        return held
+
     def release_dead(self, worker: int) -> int:
         """Free what a dead ``worker`` held, and take it out of the round. Returns the number of locks freed.
 

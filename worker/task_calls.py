@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ps.errors import HogsheadError, MemoryShortage, TaskError, UsageError
+from ps.errors import HogsheadError, MemoryShortage, TaskError, UsageError, shortened
 from ps.layout import Layout
 from ps.rows import Rows
 from ps.rules.kernels import all_below
@@ -33,7 +33,8 @@ def call_task(what: str, function: Callable[..., Any], *args: Any) -> Any:
     except MemoryError as error:
         raise MemoryShortage(f"the task's {what} lacks memory: {str(error) or 'an allocation failed'}") from error
     except Exception as error:
-        raise TaskError(f"the task's {what} raised {type(error).__name__}: {error}\n{_own_frames(error)}") from error
+        said = shortened(str(error))
+        raise TaskError(f"the task's {what} raised {type(error).__name__}: {said}\n{_own_frames(error)}") from error
 
 
 def _own_frames(error: BaseException) -> str:

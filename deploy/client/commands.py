@@ -19,6 +19,7 @@ from deploy.client.packing import pack_job
 from deploy.client.status import JobStatus
 from deploy.client.tables import cluster_lines, demand_text, job_lines, status_lines
 from deploy.exit_codes import DONE, FAILED, INTERRUPTED
+from deploy.output import drop
 from deploy.progress import observer_for
 from deploy.resolve import apply_overrides
 from deploy.run_directory import to_json
@@ -176,7 +177,9 @@ def _follow(client: Client, job: JobStatus, arguments: Namespace) -> int:
     try:
         with closing(client.watch(job.id)) as updates:
             last = following.follow(updates)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader has gone, the job has not
+            drop(sys.stdout)
         _aside(
             f"{job.id} goes on; `hogshead watch {job.id}` follows it again, `hogshead stop {job.id}` ends it with a checkpoint"
         )

@@ -301,6 +301,19 @@ class Cluster(Launcher):
         if self._effects:  # of messages that came while it waited
             self.journal.write(journaled(self))
 
+    def _beats(self) -> dict[int, Any]:
+        self.overview.take_reports()
+        return super()._beats()
+
+    def _kill(self, stuck: set[int], why: str) -> None:
+        """Kill replicas only: an evaluation may begin with the evaluator's start on a node, which can take minutes."""
+        super()._kill(stuck - {EVALUATOR}, why)
+
+    def _has_to_move(self, replica: int) -> bool:
+        """As on one machine; how long a replica takes to start depends on its node and its data."""
+        joined = self.coordinator.members[replica].joined
+        return (joined or self._stopping) and super()._has_to_move(replica)
+
     def _tell_shard(self, index: int, method: str, *args: Any) -> None:
         try:
             ray.get(getattr(self.shards.handles[index], method).remote(*args), timeout=PATIENCE_S)

@@ -217,6 +217,12 @@ class ClusterCrew:
             waiting = [member.handle for member in self.members.values() if not member.here]
         return sum(not has_process(handle) for handle in waiting)
 
+    def kill(self, key: int) -> None:
+        """Kill a replica's actor, whatever it is doing; ``poll`` tells of its death."""
+        if key in self.members:
+            self.dismiss(key)
+            self.events.put((key, {"kind": "died", "type": "Killed", "message": "killed", "fatal": False}))
+
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def dismiss(self, replica: int) -> None:

@@ -56,6 +56,9 @@ class ClusterEvaluations:
             ray.wait(parts, num_returns=len(parts), timeout=_COPIED_S, fetch_local=False)
         self._crew.evaluate(parts)
 
+    def again(self) -> None:
+        """Ray repeats the calls of an evaluator that has died itself."""
+
     def answered(self, metrics: dict[str, float]) -> tuple[int, dict[str, Any]]:
         """Take the answer to the oldest request: its epoch and its record."""
         epoch, facts = self._under_way.popleft()

@@ -53,15 +53,21 @@ def run(job: Job, observer: Observer | None = None) -> Result:
             'record = true needs backend = "processes" or "simulation": on a cluster nobody sees the order of all updates'
         )
     path = Path(job.run).expanduser().resolve() if job.run else numbered(job.name)
-    with connected(job):
-        follower = Follower(job, path, observer)
-        try:
-            with termination_as_interrupt():
-                follower.start()
-                follower.follow()
-        finally:
-            follower.end()
-        return follower.result()
+    try:
+        with connected(job):
+            follower = Follower(job, path, observer)
+            try:
+                with termination_as_interrupt():  # Ray has just put its own handlers into place
+                    follower.start()
+                    follower.follow()
+            finally:
+                follower.end()
+            return follower.result()
+    except BaseException:
+        if not job.run:
+            with suppress(OSError):  # it is empty if the cluster was not reached
+                path.rmdir()
+        raise
 
 
 class Follower:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.compare.pace import paced
+from deploy.interruption import termination_as_interrupt
 from deploy.job import Job
 from deploy.progress import Observer, Record
 from deploy.run_directory import read_metrics, read_summary
@@ -256,14 +257,9 @@ def _child(trial: Trial, connection: Connection) -> None:
     """In a process of its own: run, and send how it ended."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the parent decides
-    signal.signal(signal.SIGTERM, _interrupt)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with termination_as_interrupt(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         verdict = _verdict(trial, _Telling(lambda record: connection.send(("progress", record))))
     connection.send(("ended", verdict))
-
-
-def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def seconds_of(record: Mapping[str, Any], simulated: bool) -> float:

@@ -106,9 +106,11 @@ def _stop(supervisor: Any) -> None:
 
 @contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """Is set by SIGTERM and ^C."""
+    """Is set by SIGTERM, SIGHUP (unless it is ignored) and ^C."""
     over = threading.Event()
-    before = {number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    numbers += [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.signal(number, lambda *_: over.set()) for number in numbers}
     try:
         yield over
     finally:

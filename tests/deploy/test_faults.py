@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import hogshead
+from deploy.cli import main
 from deploy.progress import Observer
 from deploy.run_directory import read_metrics
 from ps import checkpoint, segment
@@ -289,24 +290,100 @@ def test_a_run_directory_in_use(train, tmp_path):
     assert refused
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_a_command_with_130_and_a_checkpoint(sign, tmp_path):
+@pytest.fixture
+def endless(tmp_path):
+    """A command that trains in a process group of its own, once it has evaluated for the first time."""
     job = tmp_path / "job.toml"
     job.write_text(f'task = "{LEAST_SQUARES}"\nstrategy = "easgd"\n[stop]\nepochs = {LONG["epochs"]}\n')
     command = [sys.executable, "-m", "deploy.cli", "train", str(job), "--run", str(tmp_path / "run"), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        for line in process.stdout:
-            if json.loads(line)["kind"] == "evaluation":
-                break
-        process.send_signal(sign)
-        rest, errors = process.communicate(timeout=60)
-    finally:
+    started = []
+
+    def start(*, ignores=()):
+        def ignore():
+            for number in ignores:
+                signal.signal(number, signal.SIG_IGN)
+
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=ignore,
+        )
+        started.append(process)
+        await_evaluation(process)
+        return process
+
+    yield start
+    for process in started:
         process.kill()
         process.wait()
-    assert process.returncode == 130, errors
+        process.stdout.close()
+        process.stderr.close()
+
+
+def await_evaluation(process):
+    for line in process.stdout:
+        if json.loads(line)["kind"] == "evaluation":
+            return
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_command_with_130_and_a_checkpoint(sign, to_group, endless, tmp_path):
+    """Also those that go to its workers, too, as systemd, schedulers and shells send them."""
+    process = endless()
+    os.killpg(process.pid, sign) if to_group else process.send_signal(sign)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors == ""
     assert json.loads(rest.splitlines()[-1])["status"] == "interrupted"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["worker_deaths"] == 0
     assert checkpoint.checkpoints(tmp_path / "run" / "checkpoint")
+    assert not list(segment.FOLDER.glob(f"{segment.PREFIX}-{process.pid}-*"))
+
+
+def test_a_command_under_nohup_outlives_its_terminal(endless, tmp_path):
+    process = endless(ignores=[signal.SIGHUP])
+    os.killpg(process.pid, signal.SIGHUP)
+    await_evaluation(process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("place", ["importing", "loading data"])
+def test_a_signal_before_training_leaves_nothing(place, sign, tmp_path, capsys):
+    where = {"importing": ("os.kill(os.getpid(), SIGN)", ""), "loading data": ("", "os.kill(os.getpid(), SIGN)")}[place]
+    text = Path(LEAST_SQUARES.rpartition(":")[0]).read_text()
+    text = text.replace("class LeastSquares", f"{where[0]}\n\nclass LeastSquares", 1)
+    text = text.replace("    def dataset(self):\n", f"    def dataset(self):\n        {where[1]}\n", 1)
+    (tmp_path / "task.py").write_text(text.replace("SIGN", str(int(sign))))
+    (tmp_path / "job.toml").write_text('task = "task.py:LeastSquares"\nstrategy = "easgd"\n')
+    assert main(["train", str(tmp_path / "job.toml"), "--run", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "hogshead: interrupted\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_long_error_is_cut_once(train, tmp_path):
+    text = "first words " + "x" * 200_000 + " last words"
+    with pytest.raises(hogshead.WorkerError, match="first words .*characters left out .* last words") as error:
+        train(task={"fault": "raise", "text": text}, workers={"max_restarts": 1})
+    assert len(str(error.value)) < 6000 and "least_squares.py" in str(error.value)
+    said = [record["message"] for record in read_metrics(tmp_path / "run") if record.get("event") == "worker_died"]
+    assert len(said) >= 2 and all(len(message) < 500 for message in said)
+
+
+def test_a_long_error_of_the_evaluation_or_of_the_start_is_cut(train, tmp_path):
+    for place in ("evaluate", "dataset", "parameters"):
+        (tmp_path / f"{place}.py").write_text(
+            Path(LEAST_SQUARES.rpartition(":")[0]).read_text().replace("class LeastSquares", "class Base")
+            + f"\n\nclass LeastSquares(Base):\n    def {place}(self, *args):\n        raise ValueError('y' * 200_000)\n"
+        )
+        with pytest.raises(hogshead.TaskError, match=f"{place} raised ValueError") as error:
+            train(place, task={"name": f"{tmp_path / place}.py:LeastSquares"})
+        assert len(str(error.value)) < 6000
 
 
 def test_a_killed_launcher_takes_its_workers_with_it(tmp_path):

@@ -1,4 +1,4 @@
-"""^C and SIGTERM come where the launcher waits, not in the middle of something."""
+"""^C, SIGTERM and SIGHUP come where the launcher waits, not in the middle of something."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 import hogshead
 from deploy import crew
-from deploy.interruption import Interruption
+from deploy.interruption import Interruption, held_back, termination_as_interrupt
 from tests.deploy.conftest import LEAST_SQUARES
 
-BOTH = pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+BOTH = pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+STOPS = pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
 
 
 def send(sign):
@@ -43,29 +44,83 @@ def test_it_ends_a_wait(sign):
 
 
 @BOTH
-def test_whoever_asks_twice_is_obeyed_at_once(sign):
+def test_ctrl_c_after_another_signal_comes_at_once(sign):
     with Interruption():
         send(sign)
         with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+@BOTH
+def test_what_a_supervisor_sends_after_another_signal_is_not_counted(sign):
+    """Systemd sends SIGTERM and SIGHUP in a row; a shell that ends passes on a SIGHUP that the kernel has sent already."""
+    stopped = []
+    with Interruption() as interruption:
+        send(sign)
+        send(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt), interruption.admitted():
+            stopped.append("never")
+        with interruption.admitted():
+            send(signal.SIGTERM)
+            stopped.append("saved")
+    assert stopped == ["saved"]
+
+
+@STOPS
+def test_a_command_without_a_launcher_is_interrupted_once(sign):
+    with termination_as_interrupt():
+        with pytest.raises(KeyboardInterrupt):
             send(sign)
+        send(signal.SIGTERM)
+        send(signal.SIGHUP)
+
+
+@STOPS
+def test_a_signal_that_a_launcher_has_taken_does_not_interrupt_what_follows(sign):
+    with termination_as_interrupt():
+        with Interruption() as interruption, pytest.raises(KeyboardInterrupt), interruption.admitted():
+            send(sign)
+        send(signal.SIGTERM)
+
+
+@BOTH
+def test_a_signal_that_is_held_back_comes_at_the_end(sign):
+    reached = []
+    with termination_as_interrupt(), pytest.raises(KeyboardInterrupt), held_back():
+        send(sign)
+        reached.append("whole")
+    assert reached == ["whole"]
 
 
 def test_handlers_are_as_before():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with Interruption():
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in signals]
+    with termination_as_interrupt(), Interruption(), held_back():
         assert signal.getsignal(signal.SIGINT) is not before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in signals] == before
 
 
-def test_who_ignores_it_still_does():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@BOTH
+def test_a_signal_that_is_ignored_stays_ignored(sign):
+    before = signal.signal(sign, signal.SIG_IGN)
     try:
-        with Interruption() as interruption:
-            send(signal.SIGINT)
+        with termination_as_interrupt(), held_back(), Interruption() as interruption:
+            send(sign)
             with interruption.admitted():
                 pass
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(sign, before)
+
+
+def test_a_program_keeps_its_own_handler_of_sighup():
+    heard = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append(True))
+    try:
+        with termination_as_interrupt(), Interruption() as interruption, interruption.admitted():
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [True]
 
 
 def test_another_thread_cannot_and_does_without():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from deploy import launcher as launching
 from deploy.crew import EVALUATOR
 from deploy.job import Job
 from deploy.launcher import Launcher
@@ -17,12 +20,16 @@ from deploy.setup import prepare
 from tests.deploy.conftest import LEAST_SQUARES
 from worker.statistics import Statistics
 
+HANGS = object()
+
 
 class Cast:
     """Workers that join, do what they are given and end, unless a line of the script says otherwise.
 
     Attributes:
-      lines: (kind of a message told to a worker, its id) -> what comes back instead; an exception is raised by ``poll``.
+      lines: (kind of a message told to a worker, its id) -> what comes back instead; an exception is raised by ``poll``;
+        after ``HANGS`` nothing comes.
+      killed: by the launcher.
     """
 
     def __init__(self, statistics):
@@ -32,6 +39,8 @@ class Cast:
         self.told: list[tuple[int, str]] = []
         self.started: list[tuple[int, int]] = []
         self.ended = False
+        self.killed: list[int] = []
+        self.evaluators = 0
         self._statistics = statistics
 
     def start_worker(self, replica, incarnation, restored=None):
@@ -40,13 +49,18 @@ class Cast:
         self.coming.append((replica, {"kind": "joined"}))
 
     def start_evaluator(self):
-        pass
+        self.evaluators += 1
+
+    def kill(self, key):
+        self.killed.append(key)
+        self.coming.append((key, died("killed by SIGKILL")))
 
     def tell(self, key, kind, **fields):
         self.told.append((key, kind))
         answer = self.lines.pop((kind, key), None)
         if answer is not None:
-            self.coming.append((key, answer))
+            if answer is not HANGS:
+                self.coming.append((key, answer))
         elif kind == "work":
             part = fields["range"]
             self._statistics[key].examples += part["stop"] - part["start"]
@@ -80,6 +94,12 @@ class Appraisals:
     def __init__(self, cast):
         self.cast, self.pending, self.latest, self.current = cast, 0, {}, False
         self.asked: list[int] = []
+        self.repeated = 0
+
+    def again(self):
+        self.repeated += 1
+        for _ in range(self.pending):
+            self._ask()
 
     def is_current(self):
         return self.current
@@ -87,8 +107,12 @@ class Appraisals:
     def request(self, epoch, facts):
         self.asked.append(epoch)
         self.pending += 1
+        self._ask()
+
+    def _ask(self):
         answer = self.cast.lines.pop(("evaluate", EVALUATOR), {"kind": "evaluated", "metrics": {"rmse": 0.5}})
-        self.cast.coming.append((EVALUATOR, answer))
+        if answer is not HANGS:
+            self.cast.coming.append((EVALUATOR, answer))
 
     def answered(self, metrics):
         self.pending -= 1
@@ -107,6 +131,7 @@ class Play(Launcher):
             Monitor(setup.arrays, setup.job.workers.count),
         )  # fmt: skip
         self.log: list[object] = []
+        self.holders: set[int] = set()
 
     def _join(self, replica):
         self.log.append(("join", replica))
@@ -116,6 +141,10 @@ class Play(Launcher):
 
     def _bury(self, replica):
         self.log.append(("bury", replica))
+        self.holders.discard(replica)
+
+    def _holders(self):
+        return self.holders
 
     def _start_facts(self):
         return {}
@@ -217,18 +246,86 @@ def test_one_that_keeps_dying_ends_the_run(play):
     assert summary["status"] == "failed" and summary["error"] == "worker 0 died 2 times in a row: once more"
 
 
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        ({"kind": "error", "message": "evaluate raised KeyError"}, "evaluate raised KeyError"),
-        ({"kind": "died", "message": "killed"}, "the evaluator: killed"),
-    ],
-)
-def test_an_evaluator_that_fails_ends_the_run(answer, error, play):
+def test_an_evaluator_that_fails_ends_the_run(play):
     launcher = play()
-    launcher.cast.lines["evaluate", EVALUATOR] = answer
+    launcher.cast.lines["evaluate", EVALUATOR] = {"kind": "error", "message": "evaluate raised KeyError"}
     summary = launcher.play()
-    assert summary["status"] == "failed" and summary["error"] == error and "final checkpoint" not in launcher.log
+    assert summary["status"] == "failed" and summary["error"] == "evaluate raised KeyError"
+    assert launcher.log[-1] == "what there is"
+
+
+def test_an_evaluation_that_fails_at_the_end_does_not_cost_the_result(play):
+    launcher = play(evaluation={"every_epochs": 0})
+    launcher.cast.lines["evaluate", EVALUATOR] = {"kind": "error", "message": "evaluate raised KeyError"}
+    assert launcher.play()["status"] == "failed" and launcher.log[-1] == "final checkpoint"
+
+
+def test_an_evaluator_that_dies_is_replaced_and_asked_again(play):
+    launcher = play()
+    launcher.cast.lines["evaluate", EVALUATOR] = died()
+    summary = launcher.play()
+    assert summary["status"] == "done" and summary["evaluation"] == {"rmse": 0.5} and summary["worker_deaths"] == 0
+    assert events(launcher) == ["evaluator_died"] and launcher.cast.evaluators == 2
+    assert launcher.evaluations.repeated == 1
+
+
+def test_an_evaluator_that_keeps_dying_ends_the_run(play):
+    launcher = play(workers={"max_restarts": 2})
+    launcher.evaluations.again = lambda: launcher.cast.coming.append((EVALUATOR, died("once more")))
+    launcher.cast.lines["evaluate", EVALUATOR] = died()
+    summary = launcher.play()
+    assert summary["error"] == "the evaluator died 3 times in a row: once more" and launcher.cast.evaluators == 3
+
+
+@pytest.fixture
+def a_second_a_look(monkeypatch):
+    """The launcher's clock shows one second more whenever it is read."""
+    seconds = count()
+    monkeypatch.setattr(launching, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+
+
+def test_one_that_hangs_is_replaced_where_the_job_says_so(play, a_second_a_look):
+    launcher = play(workers={"stuck_seconds": 300}, checkpoint={"every_seconds": None})
+    launcher.cast.lines["work", 1] = HANGS
+    summary = launcher.play()
+    assert summary["status"] == "done" and launcher.cast.killed == [1] and summary["worker_deaths"] == 1
+    told = [r["message"] for r in read_metrics(launcher.directory.path) if r["kind"] == "event"]
+    assert told[0].startswith("worker 1 has not moved for 6") and told[1].startswith("worker 1 has not moved for 12")
+    assert told[-2].startswith("worker 1: did not move for 30") and told[-2].endswith("([workers] stuck_seconds = 300)")
+    assert told[-1] == "worker 1 was replaced"
+
+
+def test_of_several_that_hang_the_one_that_the_others_wait_for_is_replaced(play, a_second_a_look):
+    launcher = play(workers={"count": 3, "stuck_seconds": 300}, checkpoint={"every_seconds": None})
+    for replica in range(3):
+        launcher.cast.lines["work", replica] = HANGS
+    launcher.holders = {2}
+    assert launcher.play()["status"] == "done"
+    assert launcher.cast.killed == [2, 0, 1]  # no other is killed before it has had its time once more
+
+
+@pytest.mark.parametrize("sections", [{"stop": {"seconds": 400}}, {}])
+def test_the_end_does_not_wait_for_one_that_hangs(sections, play, a_second_a_look):
+    """Neither after a bound nor after ^C."""
+    launcher = play(checkpoint={"every_seconds": None}, **sections)
+    launcher.cast.lines["work", 1] = HANGS
+    launcher.cast.lines["stop", 1] = HANGS
+    if not sections:
+        launcher.cast.lines["work", 0] = KeyboardInterrupt()
+    summary = launcher.play()
+    assert summary["status"] == ("done" if sections else "interrupted") and summary["error"] is None
+    assert launcher.cast.killed == [1] and "final checkpoint" in launcher.log and summary["worker_deaths"] == 1
+
+
+def test_an_evaluation_that_hangs_is_named_and_a_bound_on_time_holds(play, a_second_a_look):
+    launcher = play(
+        workers={"stuck_seconds": 1000}, stop={"seconds": 100, "epochs": 1000}, checkpoint={"every_seconds": None}
+    )
+    launcher.cast.lines["evaluate", EVALUATOR] = HANGS
+    summary = launcher.play()
+    assert summary["status"] == "done" and summary["stop_reason"] == "100 seconds"
+    assert launcher.cast.killed == [EVALUATOR] and summary["evaluation"] == {"rmse": 0.5}
+    assert events(launcher)[0] == "stuck"
 
 
 def test_an_interrupt_at_work_saves_and_does_not_flush(play):
@@ -239,10 +336,18 @@ def test_an_interrupt_at_work_saves_and_does_not_flush(play):
     assert launcher.evaluations.asked == []
 
 
-def test_an_interrupt_while_it_winds_up_ends_it(play):
-    launcher = play()
+def test_an_interrupt_while_it_winds_up_is_saved_without_an_evaluation(play):
+    launcher = play(evaluation={"every_epochs": 0})
     launcher.cast.lines["stop", 0] = KeyboardInterrupt()
     assert launcher.play()["status"] == "interrupted" and launcher.cast.ended
+    assert launcher.log == ["final checkpoint"] and launcher.evaluations.asked == []
+
+
+def test_a_second_interrupt_ends_it_without_a_checkpoint(play):
+    launcher = play()
+    launcher.cast.lines["work", 0] = KeyboardInterrupt()
+    launcher.cast.lines["stop", 0] = KeyboardInterrupt()
+    assert launcher.play()["status"] == "interrupted" and launcher.cast.ended and launcher.log == []
 
 
 def test_a_center_that_is_not_finite_is_neither_saved_nor_evaluated(play):

@@ -212,3 +212,19 @@ def test_the_file_of_a_dead_maker_is_swept():
         process.kill()
     sweep()  # unless another run of ours on this machine was quicker
     assert not path.exists()
+
+
+def test_the_holder_of_a_lock_is_known(file):
+    """Also while it is stopped, so that it can be told from those that wait for it."""
+    lock = file.lock(1)
+
+    def hold(connection):
+        with lock:
+            connection.send(True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    with forked(hold) as (process,):
+        assert process.connection.recv()
+        assert lock.holder() == process.pid and file.lock(0).holder() is None
+        process.kill()
+        assert lock.holder() is None

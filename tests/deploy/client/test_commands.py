@@ -213,6 +213,16 @@ def test_interrupted_the_job_goes_on(running, at):
     assert running.asked("Stop") == []
 
 
+def test_the_job_goes_on_when_the_reader_of_its_progress_has_gone(running, capsys, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        code = main(["watch", "try-1"])
+        monkeypatch.undo()
+    assert code == 130 and "try-1 goes on" in capsys.readouterr().err and running.asked("Stop") == []
+
+
 def test_jobs(at, capsys, monkeypatch):
     assert main(["jobs"]) == 0
     assert lines(capsys) == ["no jobs"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.ps.building import forked, until
-from worker.locking import MODES, Locking
+from worker.locking import MODES, PER_VARIABLE, ROUND_ROBIN, Locking
 from worker.tasks.sparse_kernels import NO_BIAS, sweep
 
 VARIABLES = 40
@@ -51,3 +51,13 @@ def test_the_others_go_on_after_the_dead_ones_words_are_freed(mode, tmp_path):
     learn(tmp_path, mode, 0, 1000)
     assert (weights > before).all()
     assert not locking.owners.any() and locking.turn[0] % 2 == 0 and not locking.order.any()
+
+
+def test_those_that_others_wait_for_are_known():
+    owners = np.array([0, 2, 0, 3, 2], np.int32)
+    assert Locking(PER_VARIABLE, owners=owners).holders() == {1, 2}
+    order = np.ones(3, np.int64)
+    turn = np.array([2 * 5 + 1])
+    assert Locking(ROUND_ROBIN, turn=turn, order=order).holders() == {2}
+    order[2] = 0  # it takes no part: others pass over its turn
+    assert Locking(ROUND_ROBIN, turn=turn, order=order).holders() == set()
