@@ -34,14 +34,19 @@ GRAFANA_PORT={GRAFANA_PORT}
 # BIND=127.0.0.1            # address at which the ports are published; before opening it: README, "Who may do what"
 # NODE_CPUS=4               # bound on a node's cores; 0: none. Also HEAD_CPUS
 # NODE_MEMORY=4g            # bound on a node's memory. Also HEAD_MEMORY
-# NODE_RAY_CPUS=4           # CPUs that jobs may ask of a node (default: its cores). HEAD_RAY_CPUS: of the head (0)
+# NODE_RAY_CPUS=4           # CPUs that jobs may ask of a node (default: its cores, and one for shards). HEAD_RAY_CPUS:
+#                           # of the head (0)
 # SHM_SIZE=2g               # shared memory of a container: parameters and data sets
 # EXTRAS=torch              # optional dependencies to build into the image
 # HOST_ADDRESS=10.0.0.4     # of this machine, with COMPOSE_FILE: README, "More machines". Also HEAD_ADDRESS, REDIS_PORT
 # BASE_IMAGE=python:3.11.13-slim-bookworm
 # PIP_INDEX_URL=            # where the build finds packages. Also PIP_EXTRA_INDEX_URL
 # SERVE_OPTIONS=--most-cpus 32 --most-jobs-running 4
-# PROMETHEUS_IMAGE=         # of the profile monitoring. Also GRAFANA_IMAGE; REDIS_IMAGE and HOGSHEAD_IMAGE: built here
+# AWS_ACCESS_KEY_ID=        # for s3:// on head and nodes. Also AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_DEFAULT_REGION,
+#                           # AWS_ENDPOINT_URL
+# LOG_SIZE=10m              # of a file of a container's log; three are kept
+# PROMETHEUS_IMAGE=         # of the profile monitoring. Also GRAFANA_IMAGE; REDIS_IMAGE and HOGSHEAD_IMAGE: built here, or
+#                           # from elsewhere with PULL_POLICY=missing
 # REDIS_MEMORY=512m         # Also PROMETHEUS_MEMORY, GRAFANA_MEMORY
 """
 

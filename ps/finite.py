@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from ps.jit import njit
 
 from ps.rows import Rows
 from ps.stepper import Payload

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from deploy.cluster.connection import ClusterError, connected
+from deploy.cluster.head import HeadWatch, failed_summary
 from deploy.interruption import termination_as_interrupt
 from deploy.job import Job
 from deploy.progress import Observer
@@ -19,7 +20,7 @@ from deploy.saving import load_parameters
 from ps import errors
 from ps.errors import CheckpointError, HogsheadError, JobError, UsageError
 
-_PAUSE_S = 0.5
+_PAUSE_S, _TURN_S = 0.5, 2.0
 _AWAY_S = 120.0  # for a coordinator that is being restarted
 
 
@@ -55,7 +56,7 @@ def run(job: Job, observer: Observer | None = None) -> Result:
     path = Path(job.run).expanduser().resolve() if job.run else numbered(job.name)
     try:
         with connected(job):
-            follower = Follower(job, path, observer)
+            follower = Follower(job, path, observer, head=_head())
             try:
                 with termination_as_interrupt():  # Ray has just put its own handlers into place
                     follower.start()
@@ -70,19 +71,40 @@ def run(job: Job, observer: Observer | None = None) -> Result:
         raise
 
 
+def _head() -> HeadWatch:
+    import ray
+
+    return HeadWatch(ray.get_runtime_context().gcs_address)
+
+
 class Follower:
     """Shows what the coordinator's actor tells.
 
     Args:
       job: resolved. path: the run directory. observer: sees the records.
       uid: of the run, its actors' Ray namespace; one of its own if None.
+      away_s: how long the coordinator may leave a request without an answer.
+      clock: seconds that only rise.
+      head: watches Ray's head; None: another driver follows the run if this one ends with it.
 
     Attributes:
       summary: of the run, once it has ended. error: type and message, if it ended without one.
     """
 
-    def __init__(self, job: Job, path: Path, observer: Observer, uid: str | None = None):
+    def __init__(
+        self,
+        job: Job,
+        path: Path,
+        observer: Observer,
+        uid: str | None = None,
+        *,
+        away_s: float = _AWAY_S,
+        clock: Callable[[], float] = time.monotonic,
+        head: HeadWatch | None = None,
+    ):
         self.job, self.path, self.observer = job, path, observer
+        self._away_s, self._clock, self._head = away_s, clock, head
+        self._lost: ClusterError | None = None
         self.uid = uid or f"hogshead-{secrets.token_hex(6)}"
         self.summary: Mapping[str, Any] | None = None
         self.error: Mapping[str, str] | None = None
@@ -120,39 +142,74 @@ class Follower:
 
     def attach(self) -> bool:
         """Follow a run that goes on already, from now on; False if it has no coordinator, nor will have one."""
-        self._actor = _coordinator(self.uid)
+        self._actor = _coordinator(self.uid, self._away_s)
         self._skips = self._actor is not None
         return self._skips
 
     def tend(self) -> None:
-        """Called again and again while the run goes on."""
+        """Called again and again while the run goes on, also while the coordinator does not answer."""
+
+    def heard(self) -> None:
+        """Called each time the coordinator has answered."""
 
     def follow(self) -> None:
-        """Show records until the run has ended. ^C asks it to stop, a second one kills it; a detached one goes on without us."""
+        """Show records until the run has ended. ^C asks it to stop, a second one kills it; a detached one goes on without us.
+
+        Raises:
+          ClusterError: the coordinator is gone for good, or has not answered for ``away_s``.
+        """
         import ray
 
-        away = 0.0
+        answered, request = self._clock(), None
         while not self._over and not self._left:
+            trouble = "it leaves a request unanswered"
             try:
                 self.tend()
+                self._look_for_head()
                 if self._over:
                     return
-                news = ray.get(self._actor.follow.remote(self._life, self._position))
-                away = 0.0
-                self._show(news)
+                if request is None:
+                    request = self._actor.follow.remote(self._life, self._position)
+                ready, _ = ray.wait([request], timeout=_TURN_S)
+                if ready:
+                    done, request = request, None
+                    news = ray.get(done)
+                    answered = self._clock()
+                    self.heard()
+                    self._show(news)
+                    continue
             except KeyboardInterrupt:
                 self._interrupt()
+                continue
             except ray.exceptions.ActorDiedError as error:
-                if _coordinator(self.uid) is None:
-                    raise ClusterError(
-                        f"the coordinator died and did not come back: {str(error).splitlines()[-1]}"
-                    ) from error
+                request, trouble = None, _last_line(error)
+                if self._is_gone():
+                    raise ClusterError(f"the coordinator died and did not come back: {trouble}") from error
                 time.sleep(_PAUSE_S)
             except ray.exceptions.RayError as error:  # it is being restarted
-                away += _PAUSE_S
-                if away > _AWAY_S:
-                    raise ClusterError(f"the coordinator does not answer: {str(error).splitlines()[-1]}") from error
+                request, trouble = None, _last_line(error)
                 time.sleep(_PAUSE_S)
+            if self._clock() - answered > self._away_s:
+                raise ClusterError(f"the coordinator has not answered for {self._away_s:g} s: {trouble}")
+
+    def _is_gone(self) -> bool:
+        """Whether the coordinator is gone for good; False too while Ray's head cannot say, as a question may then hang."""
+        if self._head is not None and not self._head.answers:
+            return False
+        try:
+            return _coordinator(self.uid, patience_s=0.0) is None
+        except ClusterError:
+            return False
+
+    def _look_for_head(self) -> None:
+        """Stop the run while its processes live, if Ray's head is lost; what it saves then is there to go on from."""
+        if self._head is None:
+            return
+        if self._lost is None and self._head.is_lost:
+            self._lost = ClusterError(self._head.message(self.path))
+            self.stop()
+        elif self._lost is not None and self._head.is_over:
+            self._over = True
 
     def stop(self) -> None:
         """Ask the run to end as ^C does."""
@@ -169,7 +226,7 @@ class Follower:
         """Kill the coordinator, at the end or because an observer raised; one that was restarted outlives its last handle."""
         import ray
 
-        if self._actor is not None and (self._over or not self.job.cluster.detach):
+        if self._lost is None and self._actor is not None and (self._over or not self.job.cluster.detach):
             ray.kill(self._actor)
 
     def result(self) -> Result:
@@ -178,6 +235,8 @@ class Follower:
             return Result(
                 _Later(self.job), {}, {"status": "running", "run": str(self.path), "evaluation": {}}, self.path
             )
+        if self._lost is not None and (self.summary is None or self.summary.get("status") != "done"):
+            self.summary = failed_summary(self.job, self.path, self.summary, self._lost)
         self.clean()
         if self.summary is None:
             assert self.error is not None
@@ -224,23 +283,27 @@ class Follower:
         self.stop()
 
 
-def _coordinator(uid: str) -> Any:
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _coordinator(uid: str, patience_s: float) -> Any:
     """The handle of a run's coordinator, or None if it is gone for good.
 
     Raises:
-      ClusterError: Ray's head does not answer.
+      ClusterError: Ray's head does not answer for that long.
     """
     from deploy.cluster.facts import Away, find_coordinator
 
     try:
-        return find_coordinator(uid)
+        return find_coordinator(uid, patience_s)
     except Away as error:
         raise ClusterError(f"it cannot be found out whether the run goes on: {error}") from error
 
 
 def _error_of(facts: Mapping[str, str]) -> Exception:
     """The coordinator's error as this process would have raised it."""
-    kind = getattr(errors, facts["type"], None)
+    kind = ClusterError if facts["type"] == ClusterError.__name__ else getattr(errors, facts["type"], None)
     if isinstance(kind, type) and issubclass(kind, (HogsheadError, UsageError)):
         return kind(facts["message"])
     return ClusterError(f"the coordinator failed: {facts['type']}: {facts['message']}")

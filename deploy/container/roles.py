@@ -14,7 +14,8 @@ _RAY_GRACE_S = 15.0
 _START_S = 15  # what a farewell needs besides the checkpoint itself: to join the cluster as a driver
 # Orphans of a killed `ray start` hold its ports. Everything in this container's process table is ours.
 _CLEAN = ("ray", "stop", "--force")
-_START = (sys.executable, "-m", "deploy.cluster.patience", "start")  # ``ray start`` on a machine that may be busy
+_START = (sys.executable, "-m", "deploy.container.ray_start", "start")
+_SPARE_CPUS = 1  # for shards
 _PORT = 6379
 _RAY = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # so long nodes wait for a head that is away
@@ -46,8 +47,8 @@ def head_command(settings: Settings) -> list[str]:
     """``ray start`` for the head. Jobs' drivers and coordinators run there; training does if it has CPUs."""
     command = [*_START, "--head", "--block", f"--port={_PORT}", "--dashboard-host=127.0.0.1"]
     command += ["--resources=" + json.dumps({"hogshead_jobs": 1000}), *_common(settings)]
-    if settings.redis_password:
-        command.append(f"--redis-password={settings.redis_password}")
+    if settings.redis_password_file:
+        command.append(f"--redis-password-file={settings.redis_password_file}")
     return command
 
 
@@ -82,7 +83,7 @@ def leave(address: str, seconds: int) -> None:
 def _common(settings: Settings) -> list[str]:
     options = [f"--metrics-export-port={settings.metrics_port}", f"--object-store-memory={settings.object_store_bytes}"]
     options += [f"--node-ip-address={settings.address}"] if settings.address else []
-    options += [f"--num-cpus={settings.cpus}"] if settings.cpus else []
+    options += [f"--num-cpus={settings.cpus}" if settings.cpus else f"--spare-cpus={_SPARE_CPUS}"]
     options += [f"--num-gpus={settings.gpus}"] if settings.gpus else []
     return [*options, "--disable-usage-stats", "--log-color=false"]
 

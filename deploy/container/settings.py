@@ -21,11 +21,12 @@ class SettingsError(ValueError):
 class Settings:
     """Attributes:
     head: HOGSHEAD_HEAD, host:port of Ray's head. Its name, not its address, which a restart may change.
-    cpus, gpus: HOGSHEAD_CPUS, HOGSHEAD_GPUS: what Ray may give away here; "": what there is.
+    cpus, gpus: HOGSHEAD_CPUS, HOGSHEAD_GPUS: what Ray may give away here; "": what there is,
+      and one CPU more for shards.
     object_store_bytes: HOGSHEAD_OBJECT_STORE_MB; pulls and pushes do not go through it.
     metrics_port: METRICS_PORT.
     redis: RAY_REDIS_ADDRESS, host:port; "": a restart of the head forgets the cluster.
-    redis_password: what stands in HOGSHEAD_REDIS_PASSWORD_FILE.
+    redis_password_file: HOGSHEAD_REDIS_PASSWORD_FILE, with the password of that Redis.
     jobs: HOGSHEAD_JOBS, folder of the jobs. state: HOGSHEAD_STATE, file of their states.
     bind, port, web_port: HOGSHEAD_BIND, HOGSHEAD_SERVICE_PORT, HOGSHEAD_WEB_PORT: where the job service listens.
     address: HOGSHEAD_HOST_ADDRESS, that other machines reach this one at; "": Ray finds it, which is right in a container.
@@ -39,7 +40,7 @@ class Settings:
     object_store_bytes: int = 256 << 20
     metrics_port: int = 8080
     redis: str = ""
-    redis_password: str = ""
+    redis_password_file: str = ""
     jobs: str = "/jobs"
     state: str = "/state/jobs.sqlite"
     bind: str = "0.0.0.0"
@@ -66,7 +67,7 @@ class Settings:
             << 20,
             metrics_port=int(_count("METRICS_PORT", named.get("METRICS_PORT", str(cls.metrics_port)))),
             redis=_address("RAY_REDIS_ADDRESS", redis) if redis else "",
-            redis_password=_secret("HOGSHEAD_REDIS_PASSWORD_FILE", named, _REDIS_PASSWORD) if redis else "",
+            redis_password_file=_secret("HOGSHEAD_REDIS_PASSWORD_FILE", named, _REDIS_PASSWORD) if redis else "",
             jobs=named.get("HOGSHEAD_JOBS", cls.jobs),
             state=named.get("HOGSHEAD_STATE", cls.state),
             bind=named.get("HOGSHEAD_BIND", cls.bind),
@@ -98,8 +99,10 @@ def _address(name: str, text: str) -> str:
 
 
 def _secret(name: str, named: Mapping[str, str], default: str) -> str:
+    """The path of a secret's file, which can be read."""
     path = Path(named.get(name, default))
     try:
-        return path.read_text(encoding="utf-8").strip()
+        path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{name}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return str(path)

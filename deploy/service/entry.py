@@ -10,12 +10,13 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from deploy.job import Job
 
 LOST = 3  # exit code: start me again
+_START_S = 120.0  # to import Ray, join the cluster and begin, on a machine that is busy
+_FOLLOW_S = 20.0  # without an answer of the coordinator, after which another driver is to take over
+_EARLIER_S, _LOOK_S = 3.0, 0.1  # for an earlier driver that is about to end
 _LAST_WORDS_S = 1.5  # that what a task has printed, perhaps about why it failed, needs from its node to the log
 
 
@@ -39,13 +43,17 @@ class Attendant(Follower):
     """Follows a run, and carries out what the service wishes.
 
     Args:
-      folder: of the job. job: resolved. uid: of the run.
+      folder: of the job. job: resolved. uid: of the run. beat: gives a sign of life, valid for so many seconds.
     """
 
-    def __init__(self, folder: JobFolder, job: Job, uid: str):
-        super().__init__(job, folder.run, Lines(job), uid)
-        self._folder = folder
+    def __init__(self, folder: JobFolder, job: Job, uid: str, beat: Callable[[float], None] = lambda _: None):
+        super().__init__(job, folder.run, Lines(job), uid, away_s=_FOLLOW_S)
+        self._folder, self._beat = folder, beat
         self._stopped = False
+
+    def heard(self) -> None:
+        """Tell the service that this driver follows its run."""
+        self._beat(_FOLLOW_S)
 
     def tend(self) -> None:
         """Look whether the run is to end."""
@@ -65,19 +73,21 @@ def main(argv: Sequence[str]) -> int:
     os.environ["RAY_DEDUP_LOGS"] = "0"  # "step 5" and "step 10" are not the same line; read when Ray is imported
     path = Path(argv[0])
     folder = JobFolder(path.parent, path.name)
-    with _logged(folder.log), _alone(path / ".driver.lock"), Beat(folder, int(argv[1])):
+    with _logged(folder.log), _alone(path / ".driver.lock"):
+        beat = Beat(folder, int(argv[1]))
+        beat(_START_S)
         order = folder.order.get("number")
-        outcome = _outcome(folder)
+        outcome = _outcome(folder, beat)
     if outcome is None:
         return LOST
     folder.outcome = {**outcome, "order": order}
     return 0
 
 
-def _outcome(folder: JobFolder) -> dict[str, Any] | None:
+def _outcome(folder: JobFolder, beat: Beat) -> dict[str, Any] | None:
     """How the job ended, or None if its cluster was lost."""
     try:
-        return attend(folder)
+        return attend(folder, beat)
     except ClusterError as error:
         print(f"hogshead: {error}", flush=True)
         return None
@@ -89,8 +99,11 @@ def _outcome(folder: JobFolder) -> dict[str, Any] | None:
         return _failed(f"{type(error).__name__}: {error}")
 
 
-def attend(folder: JobFolder) -> dict[str, Any]:
+def attend(folder: JobFolder, beat: Callable[[float], None] = lambda _: None) -> dict[str, Any]:
     """See a job to its end.
+
+    Args:
+      folder: of the job. beat: gives a sign of life, valid for so many seconds.
 
     Returns:
       The outcome: ``status`` as in a run's summary, and ``reason``.
@@ -106,7 +119,7 @@ def attend(folder: JobFolder) -> dict[str, Any]:
         if order.get("unended") and not begun:
             _end_earlier(folder, job)
         if begun:
-            attendant = Attendant(folder, job, folder.uid)
+            attendant = Attendant(folder, job, folder.uid, beat)
             if attendant.attach():
                 print(f"the run goes on; following it (generation {folder.generation})", flush=True)
                 return _followed(attendant, folder)
@@ -121,7 +134,7 @@ def attend(folder: JobFolder) -> dict[str, Any]:
             refused = _given_up(folder, order)
             if refused is not None:
                 return refused
-        return _followed(_begun(folder, job), folder)
+        return _followed(_begun(folder, job, beat), folder)
 
 
 def _end_earlier(folder: JobFolder, job: Job) -> None:
@@ -149,7 +162,7 @@ def job_of(folder: JobFolder, overrides: Sequence[str]) -> Job:
     )
 
 
-def _begun(folder: JobFolder, job: Job) -> Attendant:
+def _begun(folder: JobFolder, job: Job, beat: Callable[[float], None]) -> Attendant:
     """Start the run's next generation, from its newest checkpoint if it has one."""
     checkpoint = folder.run / "checkpoint"
     resume = checkpoint.is_dir() and any(checkpoint.iterdir())
@@ -161,7 +174,8 @@ def _begun(folder: JobFolder, job: Job) -> Attendant:
     print(
         f"the run {'goes on from its checkpoint' if resume else 'begins'} (generation {folder.generation})", flush=True
     )
-    attendant = Attendant(folder, job.with_run(folder.run, resume=resume), folder.uid)
+    attendant = Attendant(folder, job.with_run(folder.run, resume=resume), folder.uid, beat)
+    beat(_START_S)
     attendant.start()
     return attendant
 
@@ -186,6 +200,7 @@ def _given_up(folder: JobFolder, order: Mapping[str, Any]) -> dict[str, Any] | N
 
 def _followed(attendant: Attendant, folder: JobFolder) -> dict[str, Any]:
     """Follow to the end; what the run has written counts, if its coordinator ended unseen."""
+    attendant.heard()
     try:
         attendant.follow()
     except ClusterError:
@@ -254,13 +269,42 @@ def _turn(files: Sequence[int]) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait until an earlier driver of this job, which somebody took for dead, is gone."""
+    """Be the job's only driver. An earlier one that the service has given up may hang, and is killed if it does not end."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _taken(lock, time.monotonic() + _EARLIER_S):
+            _kill_earlier(lock, path.parent)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(lock)
+
+
+def _taken(lock: int, deadline: float) -> bool:
+    """Try to lock a file until the deadline, on the monotonic clock."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(_LOOK_S)
+
+
+def _kill_earlier(lock: int, folder: Path) -> None:
+    """Kill the driver that stands in the lock's file, if it is one of this job and runs on this machine."""
+    try:
+        pid = int(os.pread(lock, 20, 0))
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (ValueError, OSError):
+        return
+    if os.fsencode(folder) in words and b"deploy.service.entry" in words:
+        print(f"hogshead: an earlier driver of this job (process {pid}) does not end, and is killed", flush=True)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from deploy.run_directory import to_json, write_atomically
 from ps.errors import UsageError
@@ -87,7 +87,7 @@ class JobFolder:
 
     @property
     def beat(self) -> dict[str, Any]:
-        """The driver's sign of life: ``attempt``, and ``count``, which rises while it lives."""
+        """The driver's sign of life: ``attempt``, ``count``, which rises, and ``within_s``, by when it rises again."""
         return self._read("beat.json")
 
     @beat.setter
@@ -118,27 +118,25 @@ class JobFolder:
 
 
 class Beat:
-    """Gives a driver's sign of life; ``with Beat(folder, attempt): ...``."""
+    """A driver's sign of life, given by the driver's own thread after each step, so that it proves progress.
 
-    def __init__(self, folder: JobFolder, attempt: int):
-        self._folder, self._attempt, self._over = folder, attempt, threading.Event()
-        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+    Args:
+      folder: of the job. attempt: the number of the driver. clock: seconds that only rise.
+    """
 
-    def __enter__(self) -> Self:
-        self._give(1)  # here, so that there is one however soon it ends
-        self._thread.start()
-        return self
+    def __init__(self, folder: JobFolder, attempt: int, clock: Callable[[], float] = time.monotonic):
+        self._folder, self._attempt, self._clock = folder, attempt, clock
+        self._count, self._given, self._within_s = 0, 0.0, 0.0
 
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+    def __call__(self, within_s: float) -> None:
+        """Give the next one; at most every ``BEAT_S`` a file is written.
 
-    def _run(self) -> None:
-        count = 1
-        while not self._over.wait(BEAT_S):
-            count += 1
-            self._give(count)
-
-    def _give(self, count: int) -> None:
+        Args:
+          within_s: how long the step may take that begins now; a driver that is silent for longer counts as dead.
+        """
+        now = self._clock()
+        if self._count and within_s == self._within_s and now - self._given < BEAT_S:
+            return
+        self._count, self._given, self._within_s = self._count + 1, now, within_s
         with suppress(OSError):  # a full disk: the service then asks Ray
-            self._folder.beat = {"attempt": self._attempt, "count": count}
+            self._folder.beat = {"attempt": self._attempt, "count": self._count, "within_s": within_s}

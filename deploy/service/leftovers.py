@@ -20,6 +20,7 @@ log = logging.getLogger("hogshead.service")
 KILLED = "killed, as it was asked to be"
 _PAUSE_S = 5.0  # between two looks at one
 _MOST_TRIES = 5
+_TRY_S = 120.0  # for a driver to end one; one that runs for longer hangs
 
 
 class Leftovers:
@@ -40,12 +41,14 @@ class Leftovers:
         self._command, self._clock = command, clock
         self._due: dict[str, float] = {}  # when one is looked at again
         self._tries: dict[str, int] = {}  # drivers that were started to end one
+        self._begun: dict[str, float] = {}  # when the newest of them was
 
     def found(self) -> list[JobRecord]:
         """The jobs that are to be looked at now."""
         left = {job.id: job for job in self._store.left_behind()}
         self._due = {job: self._due.get(job, self._clock()) for job in left}
         self._tries = {job: tries for job, tries in self._tries.items() if job in left}
+        self._begun = {job: begun for job, begun in self._begun.items() if job in left}
         return [job for job in left.values() if self._clock() >= self._due[job.id]]
 
     def end(self, job: JobRecord) -> None:
@@ -59,13 +62,16 @@ class Leftovers:
         tries = self._tries.get(job.id, 0)
         if not folder.path.is_dir() or (tries and folder.outcome):
             self._settle(job, KILLED)
-        elif tries and self._cluster.status(submission_of(job)) in RUNS:
+        elif tries and self._clock() - self._begun[job.id] < _TRY_S and self._is_at_work(job):
             return
         elif tries >= _MOST_TRIES:
             self._settle(job, f"killed; {tries} drivers were started to end what may still run of it, and were lost")
         else:
             self._try(job, folder)
-            self._tries[job.id] = tries + 1
+            self._tries[job.id], self._begun[job.id] = tries + 1, self._clock()
+
+    def _is_at_work(self, job: JobRecord) -> bool:
+        return self._cluster.status(submission_of(job)) in RUNS
 
     def _try(self, job: JobRecord, folder: JobFolder) -> None:
         self._cluster.forget(submission_of(job))  # one that hangs would keep the next one waiting

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,9 @@ LOOK_S = 1.0
 MEASURE_S = 20.0  # between two looks at how large a job's folder is
 _BREATH_S = 0.1  # at least, between two looks
 QUIET_S = 3 * BEAT_S  # after which Ray is asked what became of a driver
-SILENT_S = 60.0  # after which a driver is taken for dead, whatever Ray says
+SILENT_S = 60.0  # after which a driver that has not said how long it may be silent is taken for dead, whatever Ray says
+MOST_SILENT_S = 300.0  # bound on what a driver may say
+START_S = 120.0  # the same for one that Ray has begun, and that has given no sign of life yet
 BEGIN_S = 300.0  # the same for one that Ray has not begun
 KILL_S = 60.0  # after which a job that is to be killed counts as stopped, whatever its cluster does
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
@@ -277,7 +279,8 @@ class Supervisor:
         except ClusterAway:
             driver.heard = self._clock()  # driver and head share a machine: it may be away with it, and come back
             raise
-        patience_s = BEGIN_S if status == "PENDING" and not is_heard else SILENT_S  # a busy head takes its time
+        unheard_s = BEGIN_S if status == "PENDING" else START_S  # a busy head takes its time
+        patience_s = _allowed_s(beat) if is_heard else unheard_s
         return status not in RUNS or quiet_s > patience_s
 
     def _lose(self, job: JobRecord, folder: JobFolder, driver: _Driver) -> None:
@@ -301,6 +304,12 @@ class Supervisor:
         self.cluster.nodes()  # raises while there is none
         job = self.store.change(job.id, {job.state}, attempt=job.attempt + 1)
         self._submit(job, folder)
+
+
+def _allowed_s(beat: Mapping[str, Any]) -> float:
+    """How long a driver may be silent after this sign of life; a job's own code can write there."""
+    said = beat.get("within_s")
+    return said if isinstance(said, (int, float)) and 0 < said <= MOST_SILENT_S else SILENT_S
 
 
 def _is_unended(folder: JobFolder) -> bool:

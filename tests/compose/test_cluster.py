@@ -28,6 +28,18 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         print("killed", pid)
 """
 
+KILL_GCS = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        name = open(f"/proc/{pid}/comm").read().strip()
+    except OSError:
+        continue
+    if name == "gcs_server":
+        os.kill(int(pid), signal.SIGKILL)
+        print("killed", pid)
+"""
+
 
 @pytest.fixture
 def client(cluster):
@@ -44,7 +56,7 @@ def test_the_commands_of_readme(cluster):
     assert (cluster.folder / "out" / "report.html").exists()
 
 
-def test_a_job_outlives_a_node_the_head_and_the_service(cluster, client):
+def test_a_job_outlives_a_node_the_head_its_gcs_redis_and_the_service(cluster, client):
     """``submit --follow`` does too: it sees all of it. Stopped then, and resumed, the job ends well."""
     until("two nodes have joined", lambda: len(client.cluster().nodes) == 3)
     job = "tough-1"
@@ -61,6 +73,10 @@ def test_a_job_outlives_a_node_the_head_and_the_service(cluster, client):
             subprocess.run(("docker", verb, victim), check=True, capture_output=True)
         until("all train without what died", lambda: lost not in places(whole(client, job)))
 
+        assert "killed" in cluster.compose("exec", "-T", "head", "python", "-c", KILL_GCS)
+        go_on(client, job, "after Ray's GCS server was killed")
+        cluster.compose("restart", "redis")
+        go_on(client, job, "after Redis was restarted")
         cluster.compose("restart", "head")
         go_on(client, job, "after the head was restarted")
 
@@ -84,6 +100,9 @@ def test_the_containers_are_nobodys_root(cluster):
         assert set(cluster.compose("exec", "-T", service, "ls", "/run/secrets").split()) == secrets
         status = cluster.compose("exec", "-T", service, "cat", "/proc/1/status")
         assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
+    password = (cluster.folder / "secrets" / "redis-password").read_text().strip()
+    lines = cluster.compose("exec", "-T", "head", "sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null || true")
+    assert "gcs_server" in lines and password not in lines
     published = cluster.compose("ps", "--format", "{{.Ports}}")
     assert "0.0.0.0" not in published and "127.0.0.1" in published
 

@@ -55,9 +55,9 @@ def test_only_loopback_is_published(config):
 
 
 def test_monitoring_is_a_profile(config):
-    assert set(config()["services"]) == {"head", "node", "redis"}
+    assert set(config()["services"]) == {"head", "node", "joined", "redis"}
     assert set(config("clone", "--profile", "monitoring")["services"]) == {
-        "head", "node", "redis", "prometheus", "grafana",
+        "head", "node", "joined", "redis", "prometheus", "grafana",
     }  # fmt: skip
 
 
@@ -66,8 +66,25 @@ def test_every_service_is_bounded_restarted_and_unprivileged(config):
         assert int(service["mem_limit"]) > 0, name
         assert service["restart"] == "unless-stopped", name
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
     assert config()["services"]["head"]["depends_on"]["redis"]["condition"] == "service_healthy"
     assert config()["services"]["node"]["depends_on"]["head"]["condition"] == "service_healthy"
+
+
+def test_up_returns_when_the_nodes_have_joined_and_pulls_nothing_that_is_built_here(config):
+    services = config("clone", "--profile", "monitoring")["services"]
+    assert services["joined"]["depends_on"]["node"]["condition"] == "service_healthy"
+    pulled = {name for name, service in services.items() if service.get("pull_policy") != "never"}
+    assert pulled == {"prometheus", "grafana"}
+
+
+def test_keys_of_object_stores_reach_head_and_nodes_where_there_are_any(config, monkeypatch):
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    services = config(AWS_ACCESS_KEY_ID="mine", AWS_ENDPOINT_URL="http://10.0.0.9:9000")["services"]
+    for name in ("head", "node"):
+        given = services[name]["environment"]
+        assert (given["AWS_ACCESS_KEY_ID"], given["AWS_ENDPOINT_URL"]) == ("mine", "http://10.0.0.9:9000")
+        assert given["AWS_SESSION_TOKEN"] is None, "an empty one would be taken for a token"
 
 
 def test_what_env_says_holds(config):
@@ -93,7 +110,7 @@ def test_on_several_machines_the_network_is_the_hosts(config):
     files = ("--file", "docker-compose.yml", "--file", str(ROOT / "deploy" / "compose.hosts.yml"))
     services = config("clone", *files, HOST_ADDRESS="10.0.0.5", HEAD_ADDRESS="10.0.0.4")["services"]
     assert services["node"]["environment"]["HOGSHEAD_HEAD"] == "10.0.0.4:6379"
-    assert services["node"]["scale"] == 0
+    assert services["node"]["scale"] == services["joined"]["scale"] == 0
     for name in ("head", "node"):
         assert services[name]["network_mode"] == "host" and "ports" not in services[name]
         assert services[name]["environment"]["HOGSHEAD_HOST_ADDRESS"] == "10.0.0.5"

@@ -21,15 +21,17 @@ def password(tmp_path):
 
 def test_the_head_has_the_jobs_and_no_training(password):
     command = head_command(Settings.of({**password, "HOGSHEAD_CPUS": "0"}))
-    assert command[1:5] == ["-m", "deploy.cluster.patience", "start", "--head"]
+    assert command[1:5] == ["-m", "deploy.container.ray_start", "start", "--head"]
     resources = next(word.partition("=")[2] for word in command if word.startswith("--resources="))
     assert json.loads(resources)["hogshead_jobs"] >= 1
-    assert {"--num-cpus=0", "--redis-password=sesame", "--dashboard-host=127.0.0.1"} <= set(command)
+    assert {"--num-cpus=0", "--dashboard-host=127.0.0.1"} <= set(command)
+    assert f"--redis-password-file={password['HOGSHEAD_REDIS_PASSWORD_FILE']}" in command
+    assert "sesame" not in " ".join(command)
 
 
 def test_a_node_joins_by_the_heads_name():
     command = node_command(Settings.of({"HOGSHEAD_HEAD": "head:6379", "HOGSHEAD_CPUS": "", "HOGSHEAD_GPUS": "2"}))
-    assert "--address=head:6379" in command and "--num-gpus=2" in command
+    assert {"--address=head:6379", "--num-gpus=2", "--spare-cpus=1"} <= set(command)
     assert not [word for word in command if word.startswith(("--num-cpus", "--redis"))]
 
 

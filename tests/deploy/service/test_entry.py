@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -292,3 +295,45 @@ def test_what_travelled_with_a_generation_that_was_lost_or_has_ended_is_removed(
     stowed.write_bytes(b"large")
     assert entry.attend(folder)["status"] == "done"
     assert not stowed.exists()
+
+
+HANGS = """
+import os, signal, sys
+from deploy.service import entry
+
+out = os.dup(1)  # a driver's own output goes to the job's log
+
+def hang(folder, beat):
+    os.write(out, b"hangs\\n")
+    while True:
+        signal.pause()
+
+entry.attend = hang
+sys.exit(entry.main(sys.argv[2:]))
+"""
+
+
+def test_an_earlier_driver_that_hangs_is_killed_and_its_job_goes_on(ray, folder, monkeypatch, capfd):
+    """The service starts another driver only when it has given up the one before."""
+    monkeypatch.setattr(entry, "_EARLIER_S", 0.0)
+    script = [sys.executable, "-c", HANGS, "deploy.service.entry", str(folder.path), "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(entry.__file__).parents[2])}
+    earlier = subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert earlier.stdout.readline() == "hangs\n"
+        with capfd.disabled():
+            assert entry.main([str(folder.path), "2"]) == 0
+        assert earlier.wait(60) == -signal.SIGKILL
+        assert folder.outcome["status"] == "done" and folder.beat["attempt"] == 2
+        assert f"(process {earlier.pid}) does not end, and is killed" in folder.log.read_text()
+    finally:
+        earlier.kill()
+        earlier.communicate()
+
+
+def test_a_driver_gives_a_sign_of_life_for_each_answer_and_none_without(ray, folder):
+    begin(folder, 1)
+    ray.living = {folder.uid}
+    given = []
+    assert entry.attend(folder, given.append)["status"] == "done"
+    assert len(given) == 1, "that it begins to follow; the run that is played here has not answered"

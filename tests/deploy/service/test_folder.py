@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
-from deploy.service.folder import Beat, JobFolder
+from deploy.service.folder import BEAT_S, Beat, JobFolder
 from ps.errors import UsageError
 
 
@@ -61,18 +59,21 @@ def test_every_generation_has_a_namespace_that_no_other_has(tmp_path):
     assert len(uids) == 4
 
 
-def test_a_beat_rises_while_the_driver_lives_and_stays_when_it_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.service.folder.BEAT_S", 0.001)
-    folder = JobFolder(tmp_path, "a-1")
+def test_a_beat_is_given_by_progress_alone_and_says_for_how_long(tmp_path):
+    """No thread gives it for a driver that hangs."""
+    folder, now = JobFolder(tmp_path, "a-1"), [100.0]
     folder.path.mkdir()
-    with Beat(folder, 4):
-        assert folder.beat["count"] >= 1, "the first is given at once"
-        deadline = threading.Event()
-        while folder.beat.get("count", 0) < 3:
-            assert not deadline.wait(0.001)
-        assert folder.beat["attempt"] == 4
-    last = folder.beat
-    assert folder.beat == last
+    beat = Beat(folder, 4, clock=lambda: now[0])
+    assert folder.beat == {}
+    beat(60.0)
+    assert folder.beat == {"attempt": 4, "count": 1, "within_s": 60.0}
+    beat(60.0)
+    assert folder.beat["count"] == 1, "not a file for each turn of a loop"
+    beat(20.0)
+    assert folder.beat == {"attempt": 4, "count": 2, "within_s": 20.0}, "less time is told at once"
+    now[0] += BEAT_S
+    beat(20.0)
+    assert folder.beat["count"] == 3
 
 
 def test_it_is_at_work_once_what_was_ordered_has_recorded_something(tmp_path):

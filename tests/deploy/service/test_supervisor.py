@@ -358,6 +358,21 @@ def test_drivers_that_cannot_end_what_was_left_are_given_up(theatre):
     assert (record.state, record.wish) == (State.STOPPED, "") and "5 drivers were started" in record.reason
 
 
+def test_drivers_that_hang_in_ending_what_was_left_are_given_up_too(theatre):
+    job = theatre.submit()
+    theatre.look()
+    kill(theatre, job)
+    theatre.look(65)
+    assert theatre.store.get(job).wish == "kill"
+    for submission in list(theatre.cluster.states):
+        theatre.cluster.states[submission] = "RUNNING"
+    theatre.look(110)
+    assert theatre.store.get(job).attempt == 2, "it may take its time"
+    theatre.look(600)
+    record = theatre.store.get(job)
+    assert (record.state, record.wish) == (State.STOPPED, "") and "5 drivers were started" in record.reason
+
+
 def test_a_job_that_was_removed_or_resumed_is_not_ended_once_more(theatre):
     removed, resumed = theatre.submit(cpus=1.0), theatre.submit(cpus=1.0)
     theatre.look()
@@ -412,3 +427,27 @@ def test_an_outcome_of_what_was_ordered_before_is_none(theatre):
     theatre.folder(job).outcome = {"status": "done", "order": 2}
     theatre.look()
     assert theatre.state(job) == "succeeded"
+
+
+def test_a_driver_that_says_for_how_long_it_may_be_silent_is_lost_after_that(theatre):
+    """It hangs, and Ray takes it for running: as after a crash of the head's node manager."""
+    job = theatre.submit()
+    theatre.look()
+    theatre.drive(job)
+    folder = theatre.folder(job)
+    folder.beat = {**folder.beat, "count": 99, "within_s": 20.0}
+    theatre.look(18)
+    assert theatre.store.get(job).attempt == 1
+    theatre.look(7)
+    assert theatre.store.get(job).attempt == 2
+
+
+@pytest.mark.parametrize("within_s", [1e9, -1.0, "long", None])
+def test_what_a_driver_may_say_of_its_silence_is_bounded(theatre, within_s):
+    job = theatre.submit()
+    theatre.look()
+    theatre.drive(job)
+    folder = theatre.folder(job)
+    folder.beat = {**folder.beat, "count": 99, "within_s": within_s}
+    theatre.look(70)
+    assert theatre.store.get(job).attempt == 2
