@@ -306,7 +306,7 @@ def _version() -> str:
 
 def _print_any_path() -> None:
     """Have names of files that are not UTF-8 printed as they are, byte by byte, as other commands do."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.closed and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from ps.jit import njit
 
+from ps.jit import njit
 from ps.rows import Rows
 from ps.stepper import Payload
 

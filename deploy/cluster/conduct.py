@@ -353,23 +353,31 @@ class Cluster(Launcher):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, final: bool = False) -> None:
-        if not final and self.saving.under_way:
+        if final:
+            self._save_at_the_end()
             return
-        if not final and not self._worth_saving():
+        if self.saving.under_way or not self._worth_saving():
             self._not_saved_count += 1
             return
+        self._save_is_due = False
+        self._writing += 1  # before the cut: ``save_soon`` waits for one that is cut later
+        self.saving.settle()
+        try:
+            self._save(False)
+        except HogsheadError as error:
+            self._writing -= 1
+            self._event("checkpoint_failed", str(error))
+            self._not_saved_count += 1
+
+    def _save_at_the_end(self) -> None:
         self._save_is_due = False
         deadline = time.monotonic() + PATIENCE_S
         while True:
             self.saving.settle()
             try:
-                self._save(final)
+                self._save(True)
                 return
             except HogsheadError as error:
-                if not final:
-                    self._event("checkpoint_failed", str(error))
-                    self._not_saved_count += 1
-                    return
                 later = isinstance(error, (TransportError, NotNow))
                 if not later or time.monotonic() > deadline:
                     raise CheckpointError(str(error)) from error
@@ -394,7 +402,6 @@ class Cluster(Launcher):
             path = self.saving.write(state)
             self._event("checkpoint", f"saved {path.name}", path=str(path))
         else:
-            self._writing += 1
             self.saving.write_behind(state)
             if self.departures.under_way:  # another coordinator may have to go on from here, with what has been counted
                 self.journal.write(journaled(self))
@@ -412,9 +419,10 @@ class Cluster(Launcher):
         deadline = time.monotonic() + timeout_s
         while self._writing and time.monotonic() < deadline:  # one that was cut before is not enough
             time.sleep(_LOOK_S)
-        known = self._saved_count
+        known, tried = self._saved_count, None
         while self._saved_count == known and time.monotonic() < deadline:
-            if not self._writing:
+            if tried != self._not_saved_count:  # once, and again only after it could not be
+                tried = self._not_saved_count
                 self._timetable.hasten("save")
             time.sleep(_LOOK_S)
         return self._saved_count > known

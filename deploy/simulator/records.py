@@ -81,7 +81,9 @@ class Records:
         counted = (self._clock.now, self._monitor.counts()["examples"], self._monitor.updates)
         seconds, examples, updates = self.budget if self.budget is not None and self.budget[0] > 0 else counted
         rates = {"examples_per_second": examples, "updates_per_second": updates}
-        return {name: count / seconds if seconds > 0 else 0.0 for name, count in rates.items()} | {"rate_seconds": seconds}
+        return {name: count / seconds if seconds > 0 else 0.0 for name, count in rates.items()} | {
+            "rate_seconds": seconds
+        }
 
     def epoch_ended(self, epoch: int) -> None:
         """Its examples are done."""

@@ -69,7 +69,7 @@ def test_a_bound_on_time_holds_though_a_worker_hangs(strategy, train, tmp_path, 
     once = tmp_path / "happened"
     task = {"fault": "stop", "after": 1, "once": str(once)}
     result = train(task=task, strategy=strategy, stop={**LONG, "seconds": 1.0})
-    assert result.summary["status"] == "done" and result.summary["stop_reason"] == "1 seconds"
+    assert result.summary["status"] == "done" and result.summary["stop_reason"] == "1 second"
     assert result.summary["worker_deaths"] >= once.exists()  # on a busy machine none may have begun by then
     assert checkpoint.checkpoints(result.run / "checkpoint")
 

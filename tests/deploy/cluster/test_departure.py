@@ -128,7 +128,7 @@ def test_the_end_of_the_training_is_not_held_up(cluster):
 
 
 def test_a_checkpoint_that_was_cut_before_a_node_leaves_is_not_enough(cluster):
-    cluster._saved_count, cluster._writing, hastened = 3, 1, threading.Event()
+    cluster._saved_count, cluster._not_saved_count, cluster._writing, hastened = 3, 0, 1, threading.Event()
     cluster._timetable = SimpleNamespace(hasten=lambda occasion: hastened.set())
     asked = []
     thread = threading.Thread(target=lambda: asked.append(cluster.save_soon(A_MINUTE, "one")))
