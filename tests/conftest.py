@@ -15,8 +15,11 @@ settings.register_profile("other", deadline=None, database=None, suppress_health
 settings.register_profile("hogshead", settings.get_profile("other"), derandomize=True)
 settings.load_profile("hogshead")
 
-# Whoever starts the suite in the background of a shell has it, and all that it starts, ignore ^C, which some tests send.
+# A suite that is started in the background of a shell, or under nohup, ignores signals that some tests send, as would all
+# that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignored in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(ignored, signal.SIG_DFL)
 
 # Tests that start clusters of Ray, of containers, of hosts: in two rows, as many at once take minutes to start.
 TOGETHER = {

@@ -152,14 +152,18 @@ class Follower:
     def heard(self) -> None:
         """Called each time the coordinator has answered."""
 
-    def follow(self) -> None:
+    def follow(self, first_s: float | None = None) -> None:
         """Show records until the run has ended. ^C asks it to stop, a second one kills it; a detached one goes on without us.
+
+        Args:
+          first_s: how long the first answer may take, of a coordinator that has just been started; ``away_s`` if None.
 
         Raises:
           ClusterError: the coordinator is gone for good, or has not answered for ``away_s``.
         """
         import ray
 
+        patience_s = self._away_s if first_s is None else first_s
         answered, request = self._clock(), None
         while not self._over and not self._left:
             trouble = "it leaves a request unanswered"
@@ -174,7 +178,7 @@ class Follower:
                 if ready:
                     done, request = request, None
                     news = ray.get(done)
-                    answered = self._clock()
+                    answered, patience_s = self._clock(), self._away_s
                     self.heard()
                     self._show(news)
                     continue
@@ -189,8 +193,8 @@ class Follower:
             except ray.exceptions.RayError as error:  # it is being restarted
                 request, trouble = None, _last_line(error)
                 time.sleep(_PAUSE_S)
-            if self._clock() - answered > self._away_s:
-                raise ClusterError(f"the coordinator has not answered for {self._away_s:g} s: {trouble}")
+            if self._clock() - answered > patience_s:
+                raise ClusterError(f"the coordinator has not answered for {patience_s:g} s: {trouble}")
 
     def _is_gone(self) -> bool:
         """Whether the coordinator is gone for good; False too while Ray's head cannot say, as a question may then hang."""

@@ -25,7 +25,7 @@ from deploy.cluster.launch import Follower
 from deploy.progress import Lines
 from deploy.run_directory import read_summary
 from deploy.service.folder import Beat, JobFolder
-from deploy.service.states import KILL, STOP
+from deploy.service.states import KILL, KILLED, STOP
 from deploy.words import plural
 from ps.errors import HogsheadError, UsageError
 
@@ -61,7 +61,7 @@ class Attendant(Follower):
         if wish == KILL:
             self.kill()
             _clear(self.uid)
-            self.summary = {"status": "interrupted", "stop_reason": "killed, as it was asked to be"}
+            self.summary = {"status": "interrupted", "stop_reason": KILLED}
         elif wish == STOP and not self._stopped:
             self._stopped = True
             self.stop()
@@ -122,19 +122,23 @@ def attend(folder: JobFolder, beat: Callable[[float], None] = lambda _: None) ->
             attendant = Attendant(folder, job, folder.uid, beat)
             if attendant.attach():
                 print(f"the run goes on; following it (generation {folder.generation})", flush=True)
+                attendant.heard()
                 return _followed(attendant, folder)
             summary = read_summary(folder.run)
             if summary:
                 _forget_files(folder)
                 return outcome_of(summary)
             _clear(attendant.uid)
-        if folder.order.get("wish"):  # perhaps only since it is connected
-            return {"status": "interrupted", "reason": "stopped before it was at work", "begun": begun}
+        wish = folder.order.get("wish")  # perhaps only since it is connected
+        if wish:
+            again = " again" if begun else ""
+            reason = KILLED if wish == KILL else f"stopped before it was at work{again}"
+            return {"status": "interrupted", "reason": reason, "begun": begun}
         if begun:
             refused = _given_up(folder, order)
             if refused is not None:
                 return refused
-        return _followed(_begun(folder, job, beat), folder)
+        return _followed(_begun(folder, job, beat), folder, _START_S)
 
 
 def _end_earlier(folder: JobFolder, job: Job) -> None:
@@ -177,6 +181,7 @@ def _begun(folder: JobFolder, job: Job, beat: Callable[[float], None]) -> Attend
     attendant = Attendant(folder, job.with_run(folder.run, resume=resume), folder.uid, beat)
     beat(_START_S)
     attendant.start()
+    beat(_START_S)
     return attendant
 
 
@@ -198,11 +203,10 @@ def _given_up(folder: JobFolder, order: Mapping[str, Any]) -> dict[str, Any] | N
     return None
 
 
-def _followed(attendant: Attendant, folder: JobFolder) -> dict[str, Any]:
-    """Follow to the end; what the run has written counts, if its coordinator ended unseen."""
-    attendant.heard()
+def _followed(attendant: Attendant, folder: JobFolder, first_s: float | None = None) -> dict[str, Any]:
+    """Follow to the end; what the run has written counts, if its coordinator ended unseen. ``first_s`` as of ``follow``."""
     try:
-        attendant.follow()
+        attendant.follow(first_s)
     except ClusterError:
         summary = read_summary(folder.run)
         if not summary:

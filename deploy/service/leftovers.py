@@ -12,12 +12,11 @@ from pathlib import Path
 
 from deploy.service.folder import JobFolder
 from deploy.service.ray_jobs import RUNS, Cluster
-from deploy.service.states import State
+from deploy.service.states import KILLED, State
 from deploy.service.store import JobRecord, Store
 
 log = logging.getLogger("hogshead.service")
 
-KILLED = "killed, as it was asked to be"
 _PAUSE_S = 5.0  # between two looks at one
 _MOST_TRIES = 5
 _TRY_S = 120.0  # for a driver to end one; one that runs for longer hangs

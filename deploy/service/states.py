@@ -22,6 +22,7 @@ AT_WORK = frozenset({State.STARTING, State.RUNNING, State.STOPPING})  # they tak
 
 # What was asked of a job at work.
 STOP, KILL = "stop", "kill"
+KILLED = "killed, as it was asked to be"  # the reason of such an end
 
 # How a refusal ends that only means that there is no turn just now.
 BUSY = "as many as there may be; try later"

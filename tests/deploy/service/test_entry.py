@@ -61,7 +61,7 @@ def ray(monkeypatch):
         def attach(self):
             return self.uid in ray.living
 
-        def follow(self):
+        def follow(self, first_s=None):
             self.tend()
             if self._over:
                 return
